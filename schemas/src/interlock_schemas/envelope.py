@@ -1,0 +1,104 @@
+"""The headers that travel beside a payload: CloudEvents in binary mode, and a few of our own.
+
+The body is the payload alone, so that a shell script with a NATS client can publish a valid
+event. Whoever leaves the headers out gets their meaning from the subject and from the stream.
+"""
+
+from collections.abc import Mapping
+from urllib.parse import quote, unquote
+
+__all__ = [
+    "CONTENT_TYPE",
+    "ID",
+    "LEGACY_NAME",
+    "LEGACY_ORIGIN",
+    "LEGACY_SUBJECT",
+    "MSG_ID",
+    "REPLAY_FOR",
+    "REPLAY_HOP",
+    "REPLAY_OF",
+    "SOURCE",
+    "SPEC_VERSION",
+    "TIME",
+    "TRACEPARENT",
+    "TRACESTATE",
+    "TYPE",
+    "escape",
+    "forwarded",
+    "lookup",
+    "message_id",
+    "unescape",
+]
+
+#: CloudEvents 1.0 attributes, as the NATS protocol binding spells them in binary mode.
+ID = "ce-id"
+SOURCE = "ce-source"
+TYPE = "ce-type"
+TIME = "ce-time"
+SPEC_VERSION = "ce-specversion"
+CONTENT_TYPE = "content-type"
+
+#: W3C trace context.
+TRACEPARENT = "traceparent"
+TRACESTATE = "tracestate"
+
+#: The broker deduplicates on it.
+MSG_ID = "Nats-Msg-Id"
+
+#: What a canonical event remembers of the legacy one that it came from.
+LEGACY_NAME = "interlock-legacy-name"
+LEGACY_SUBJECT = "interlock-legacy-subject"
+LEGACY_ORIGIN = "interlock-legacy-origin"
+
+#: A replayed message names its letter, the one consumer it is meant for, and how often it came.
+REPLAY_OF = "interlock-replay-of"
+REPLAY_FOR = "interlock-replay-for"
+REPLAY_HOP = "interlock-replay-hop"
+
+_OURS = frozenset(
+    {
+        ID, SOURCE, TYPE, TIME, SPEC_VERSION, CONTENT_TYPE, TRACEPARENT, TRACESTATE,
+        LEGACY_NAME, LEGACY_SUBJECT, LEGACY_ORIGIN, REPLAY_OF, REPLAY_FOR, REPLAY_HOP,
+    }
+)  # fmt: skip
+
+
+def lookup(headers: Mapping[str, str] | None, name: str) -> str | None:
+    """A header's value whatever the case of its name; None where it is absent or empty."""
+    if not headers:
+        return None
+    value = headers.get(name)
+    if value is None:
+        lowered = name.lower()
+        value = next((v for k, v in headers.items() if k.lower() == lowered), None)
+    return value or None
+
+
+def message_id(headers: Mapping[str, str] | None, stream: str, seq: int, time_ns: int) -> str:
+    """The identity of a stored message, stable across redelivery and replay.
+
+    The producer's own id where it sent one; else the place of the message in its stream, with the
+    time of storing, because a recreated stream counts from one again.
+    """
+    return (
+        lookup(headers, ID) or lookup(headers, MSG_ID) or f"{stream.lower()}-{seq}-{time_ns:x}"
+    )
+
+
+def forwarded(headers: Mapping[str, str] | None) -> dict[str, str]:
+    """The headers of a message that are neither ours nor the broker's: they travel on unchanged."""
+    return {
+        name: value
+        for name, value in (headers or {}).items()
+        if name.lower() not in _OURS and not name.lower().startswith("nats-")
+    }
+
+
+def escape(value: str) -> str:
+    """Make any text fit into one header line: percent-encoding, as CloudEvents does it."""
+    return quote(value, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~", errors="surrogatepass")
+
+
+def unescape(value: str) -> str:
+    """The inverse of `escape`."""
+    return unquote(value, errors="replace")

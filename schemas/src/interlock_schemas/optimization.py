@@ -1,0 +1,77 @@
+"""The search for better hyperparameters and architectures: CMA-ES, population training, NAS.
+
+Only the searches and their results. One training run inside a search is `training`.
+"""
+
+from typing import ClassVar
+
+from interlock_schemas.event import Event, open_type, typed
+
+__all__ = ["TYPES", "HyperparameterUpdated"]
+
+
+class HyperparameterUpdated(Event):
+    """A hyperparameter of a configuration got a new value, in `new_value`; emitted by the
+    optimizer that found it."""
+
+    event_type: ClassVar[str] = "optimization.hyperparameter_updated"
+
+    config: str | None = None
+    param_name: str | None = None
+    optimizer: str | None = None
+
+
+TYPES = (
+    typed(HyperparameterUpdated),
+    open_type(
+        "optimization.adaptive_parameters_changed",
+        "Search budget, temperature or opponents of a configuration were tuned to its rating; "
+        "emitted by the adaptive controller.",
+    ),
+    open_type(
+        "optimization.cmaes_triggered",
+        "Conditions for a CMA-ES search are met and one is being set up; emitted by the "
+        "optimization scheduler.",
+    ),
+    open_type(
+        "optimization.cmaes_completed",
+        "A CMA-ES search ended with its best parameters; emitted by the CMA-ES worker.",
+    ),
+    open_type(
+        "optimization.pbt_started",
+        "A population of training runs began to evolve; emitted by the population trainer.",
+    ),
+    open_type(
+        "optimization.pbt_generation_completed",
+        "One generation of a population was trained and ranked; emitted by the population trainer.",
+    ),
+    open_type(
+        "optimization.pbt_completed",
+        "A population's last generation ended and the search is over; emitted by the population "
+        "trainer.",
+    ),
+    open_type(
+        "optimization.nas_triggered",
+        "Conditions for an architecture search are met and one is being set up; emitted by the "
+        "optimization scheduler.",
+    ),
+    open_type(
+        "optimization.nas_started",
+        "An architecture search began; emitted by the architecture searcher.",
+    ),
+    open_type(
+        "optimization.nas_generation_completed",
+        "One generation of candidate architectures was trained and ranked; emitted by the "
+        "architecture searcher.",
+    ),
+    open_type(
+        "optimization.nas_best_architecture_found",
+        "An architecture search met a candidate better than all before; emitted by the "
+        "architecture searcher.",
+    ),
+    open_type(
+        "optimization.nas_completed",
+        "An architecture search ended with its best architecture; emitted by the architecture "
+        "searcher.",
+    ),
+)

@@ -1,0 +1,74 @@
+"""How subjects are spelled. Nobody else concatenates a subject."""
+
+import hashlib
+from urllib.parse import quote
+
+__all__ = [
+    "EVENTS",
+    "LEGACY",
+    "NO_KEY",
+    "command",
+    "dead",
+    "event",
+    "event_filter",
+    "legacy",
+    "parse_event",
+    "token",
+]
+
+#: Everything canonical, everything legacy, every letter.
+EVENTS = "events.>"
+LEGACY = "legacy.>"
+DEAD = "dead.>"
+
+#: The key of an event that names neither a configuration nor a node.
+NO_KEY = "_"
+
+_LONGEST_TOKEN = 96
+
+
+def token(value: str) -> str:
+    """Spell any text as one subject token: reversible percent-encoding, cut at 96 characters.
+
+    A longer one is cut and ends in a digest, so that different texts stay different.
+    """
+    encoded = quote(value, safe="=", errors="surrogatepass").replace(".", "%2E").replace("~", "%7E")
+    if not encoded:
+        return NO_KEY
+    if len(encoded) > _LONGEST_TOKEN:
+        digest = hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()[:12]
+        encoded = f"{encoded[: _LONGEST_TOKEN - 13]}-{digest}"
+    return encoded
+
+
+def event(type_name: str, key: str | None) -> str:
+    """The subject of a canonical event: ``events.<domain>.<event>.<key>``."""
+    return f"events.{type_name}.{token(key) if key else NO_KEY}"
+
+
+def event_filter(type_name: str | None = None) -> str:
+    """The filter for one type (``training.completed``), a domain (``training``), or everything."""
+    return EVENTS if type_name is None else f"events.{type_name}.>"
+
+
+def parse_event(subject: str) -> str | None:
+    """The canonical type that an event subject names, or None if it is no event subject."""
+    parts = subject.split(".")
+    if len(parts) != 4 or parts[0] != "events":
+        return None
+    return f"{parts[1]}.{parts[2]}"
+
+
+def legacy(name: str) -> str:
+    """Where an old worker's event of that name is published."""
+    return f"legacy.{token(name)}"
+
+
+def command(service: str, verb: str) -> str:
+    """The subject of a command: ``cmd.<service>.<verb>``."""
+    return f"cmd.{service}.{verb}"
+
+
+def dead(service: str, code: str) -> str:
+    """The subject of a dead letter: ``dead.<service>.<code>``."""
+    return f"dead.{service}.{code}"

@@ -1,0 +1,114 @@
+"""Streams, buckets and consumers, declared once. `interlock setup` applies them.
+
+Services never create them: at start they compare what stands with what their contract needs.
+"""
+
+import msgspec
+
+from interlock_schemas import subjects
+
+__all__ = [
+    "BUCKETS",
+    "DEAD",
+    "EVENTS",
+    "LARGEST_MESSAGE_BYTES",
+    "LEGACY",
+    "LEGACY_MAPPINGS",
+    "LETTERS",
+    "STREAMS",
+    "Bucket",
+    "Consumer",
+    "Stream",
+]
+
+_DAY_S = 86_400
+
+#: The largest message that is taken in. The broker's own limit is a mebibyte higher, so that a
+#: dead letter always fits: the original bytes and headers, and why.
+LARGEST_MESSAGE_BYTES = 7 * 1024 * 1024
+
+
+class Stream(msgspec.Struct, frozen=True, kw_only=True):
+    """A JetStream stream, file storage, limits retention."""
+
+    name: str
+    summary: str
+    subjects: tuple[str, ...]
+    max_age_s: int
+    """Messages older than this go. 0: never."""
+    duplicate_window_s: int = 120
+    """How long the broker remembers message ids."""
+    max_message_bytes: int = -1
+    replicas: int = 1
+    durable: bool = True
+    """The broker must have it on disk (fsync) before it acknowledges."""
+
+
+class Bucket(msgspec.Struct, frozen=True, kw_only=True):
+    """A key-value bucket: the last value of each key, with per-key time to live allowed."""
+
+    name: str
+    summary: str
+    replicas: int = 1
+
+    @property
+    def stream(self) -> str:
+        """The stream that the broker keeps it in."""
+        return f"KV_{self.name}"
+
+    @property
+    def subject(self) -> str:
+        """The filter for all of its keys."""
+        return f"$KV.{self.name}.>"
+
+    def key_subject(self, key: str) -> str:
+        """The subject of one key."""
+        return f"$KV.{self.name}.{key}"
+
+
+class Consumer(msgspec.Struct, frozen=True, kw_only=True):
+    """A durable pull consumer with explicit acknowledgement.
+
+    The broker redelivers without limit: how often a handler may fail is decided by whoever runs
+    it, because a broker that gives up on a message leaves it lying where nobody looks.
+    """
+
+    stream: Stream
+    name: str
+    filters: tuple[str, ...]
+    ack_wait_s: float = 30.0
+    """Redelivered when neither acknowledged nor reported in progress for so long."""
+    max_ack_pending: int = 1_000
+    from_start: bool = True
+    """Begin with what the stream holds; False: with what comes next."""
+
+
+LEGACY = Stream(
+    name="LEGACY",
+    summary="What old workers publish, as they spell it.",
+    subjects=(subjects.LEGACY,),
+    max_age_s=14 * _DAY_S,
+    max_message_bytes=LARGEST_MESSAGE_BYTES,
+)
+EVENTS = Stream(
+    name="EVENTS",
+    summary="Canonical events, one subject per type and key.",
+    subjects=(subjects.EVENTS,),
+    max_age_s=30 * _DAY_S,
+    max_message_bytes=LARGEST_MESSAGE_BYTES,
+    duplicate_window_s=600,
+)
+DEAD = Stream(
+    name="DEAD",
+    summary="Dead letters: original bytes and headers, and why.",
+    subjects=(subjects.DEAD,),
+    max_age_s=90 * _DAY_S,
+    duplicate_window_s=600,
+)
+STREAMS = (LEGACY, EVENTS, DEAD)
+
+LEGACY_MAPPINGS = Bucket(
+    name="legacy_mappings", summary="Legacy names that an operator mapped at run time."
+)
+LETTERS = Bucket(name="letters", summary="The state and history of each dead letter.")
+BUCKETS = (LEGACY_MAPPINGS, LETTERS)

@@ -1,0 +1,1 @@
+"""dead-letter-queue: keeps, lists, shows, replays and discards dead letters."""

@@ -1,0 +1,1 @@
+"""event-normalizer: legacy names and payloads in, canonical events out, once each."""

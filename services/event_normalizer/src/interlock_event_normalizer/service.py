@@ -1,0 +1,170 @@
+"""The shell of the event-normalizer: legacy subject in, decision, canonical subject out."""
+
+
+import msgspec
+
+from interlock.clock import now, rfc3339, rfc3339_ns
+from interlock.delivery import Delivery
+from interlock.errors import CommandFailed, MessageTooLarge, Reject, WrongRevision
+from interlock.kv import Entry
+from interlock.publishing import event_headers, key_of
+from interlock.service import Service
+from interlock.telemetry import inject
+from interlock_event_normalizer.contract import INBOX
+from interlock_event_normalizer.mapping import Canonical, normalize
+from interlock_event_normalizer.overrides import check, resolve
+from interlock_schemas import envelope, legacy, mappings, subjects
+from interlock_schemas.legacy_events import LegacyNameMapped, LegacyNameUnmapped
+from interlock_schemas.letters import Code
+from interlock_schemas.mappings import (
+    ListMappings,
+    MapName,
+    Mapping,
+    MappingChange,
+    MappingList,
+    UnmapName,
+)
+from interlock_schemas.topology import LEGACY_MAPPINGS
+
+__all__ = ["Normalizer", "setup"]
+
+
+class Normalizer:
+    """Holds the mappings as they stand, and answers with them."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._store = service.store(LEGACY_MAPPINGS)
+        self._overrides: dict[str, Mapping] = {}
+        self._names: dict[str, str] = {}
+
+    def on_mapping(self, entry: Entry) -> None:
+        """Take over one key of the bucket of mappings."""
+        known = self._names.pop(entry.key, None)
+        if known is not None:
+            self._overrides.pop(known, None)
+        if entry.value is not None:
+            mapping = msgspec.json.decode(entry.value, type=Mapping)
+            folded = legacy.fold(mapping.name)
+            self._names[entry.key] = folded
+            self._overrides[folded] = mapping
+
+    def _resolve(self, name: str) -> legacy.Match | None:
+        return resolve(name, self._overrides)
+
+    async def on_legacy(self, delivery: Delivery) -> None:
+        """Publish the canonical event of a legacy message, under an id that is always the same."""
+        outcome = normalize(delivery.subject, delivery.headers, delivery.body, self._resolve)
+        if not isinstance(outcome, Canonical):
+            suggestions: tuple[str, ...] = ()
+            if outcome.code is Code.UNKNOWN_NAME and outcome.name:
+                extra = tuple(mapping.name for mapping in self._overrides.values())
+                suggestions = tuple(legacy.suggest(outcome.name, extra))
+            hint = f"; nearest known: {', '.join(suggestions)}" if suggestions else ""
+            raise Reject(
+                outcome.reason + hint,
+                code=outcome.code,
+                name=outcome.name,
+                suggestions=suggestions,
+            )
+        headers = envelope.forwarded(delivery.headers)
+        headers |= event_headers(
+            outcome.type,
+            id=f"legacy.{delivery.id}",
+            source=outcome.origin,
+            time=outcome.time or rfc3339_ns(delivery.position.time_ns),
+        )
+        headers[envelope.LEGACY_NAME] = envelope.escape(outcome.name)
+        headers[envelope.LEGACY_SUBJECT] = envelope.escape(delivery.subject)
+        headers[envelope.LEGACY_ORIGIN] = envelope.escape(outcome.origin)
+        subject = subjects.event(outcome.type, key_of(outcome.payload))
+        try:
+            await self._service.fleet.bus.publish(subject, outcome.body, inject(headers))
+        except MessageTooLarge as error:
+            raise Reject(str(error), code=Code.TOO_LARGE, name=outcome.name) from error
+
+    async def map(self, request: MapName) -> MappingChange:
+        """Make a mapping; answered once it is stored. Doing it again changes nothing."""
+        refused = check(request.name, request.target, self._overrides)
+        if refused is not None:
+            raise CommandFailed(refused.reason, code=refused.code)
+        key = mappings.bucket_key(request.name)
+        entry = await self._store.get(key)
+        if entry.value is not None:
+            standing = msgspec.json.decode(entry.value, type=Mapping)
+            if standing.target == request.target:
+                return self._changed(standing, changed=False)
+        mapping = Mapping(
+            name=request.name,
+            target=request.target,
+            at=rfc3339(now()),
+            by=request.by,
+            reason=request.reason,
+        )
+        try:
+            await self._store.put(key, msgspec.json.encode(mapping), revision=entry.revision)
+        except WrongRevision as error:
+            raise CommandFailed(
+                f"{request.name} was mapped by somebody else at this moment: look, then try again",
+                code="409",
+            ) from error
+        await self._service.fleet.publish(
+            LegacyNameMapped(
+                name=request.name,
+                type=request.target,
+                by=request.by or None,
+                reason=request.reason or None,
+            )
+        )
+        self._overrides[legacy.fold(mapping.name)] = mapping
+        self._names[key] = legacy.fold(mapping.name)
+        return self._changed(mapping, changed=True)
+
+    async def unmap(self, request: UnmapName) -> MappingChange:
+        """Forget a mapping. Names of the table cannot be forgotten."""
+        key = mappings.bucket_key(request.name)
+        entry = await self._store.get(key)
+        if entry.value is None:
+            if legacy.resolve(request.name) is not None:
+                raise CommandFailed(
+                    f"{request.name} is in the table of legacy names, not mapped at run time",
+                    code="409",
+                )
+            return MappingChange(mapping=None, canonical_type=None, changed=False)
+        try:
+            await self._store.delete(key, revision=entry.revision)
+        except WrongRevision as error:
+            raise CommandFailed(
+                f"{request.name} was changed by somebody else at this moment: try again",
+                code="409",
+            ) from error
+        await self._service.fleet.publish(
+            LegacyNameUnmapped(name=request.name, by=request.by or None)
+        )
+        self.on_mapping(Entry(key, None, entry.revision))
+        now_is = self._resolve(request.name)
+        return MappingChange(
+            mapping=None, canonical_type=now_is.type if now_is else None, changed=True
+        )
+
+    async def list(self, _: ListMappings) -> MappingList:
+        """The mappings as they stand."""
+        found = sorted(self._overrides.values(), key=lambda mapping: mapping.name)
+        return MappingList(mappings=tuple(found))
+
+    def _changed(self, mapping: Mapping, *, changed: bool) -> MappingChange:
+        overrides = {**self._overrides, legacy.fold(mapping.name): mapping}
+        match = resolve(mapping.name, overrides)
+        return MappingChange(
+            mapping=mapping, canonical_type=match.type if match else None, changed=changed
+        )
+
+
+async def setup(service: Service) -> None:
+    """Wire the normalizer to its contract."""
+    normalizer = Normalizer(service)
+    service.watch(LEGACY_MAPPINGS, normalizer.on_mapping)
+    service.consume(INBOX, normalizer.on_legacy)
+    service.answer(mappings.MAP, normalizer.map)
+    service.answer(mappings.UNMAP, normalizer.unmap)
+    service.answer(mappings.LIST, normalizer.list)

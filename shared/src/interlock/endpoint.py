@@ -1,0 +1,69 @@
+"""Which broker, and as whom: the settings, else this machine's own, else the usual address."""
+
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+
+from interlock import state
+from interlock.settings import ConnectionSettings
+
+__all__ = ["Endpoint", "resolve"]
+
+_DEFAULT_URL = "nats://127.0.0.1:4222"
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """Where to connect."""
+
+    url: str
+    """Without credentials; several with commas between."""
+    origin: str
+    """Who said so, for messages."""
+    user: str | None = None
+    password: str | None = None
+    creds: Path | None = None
+
+
+def _bare(url: str) -> tuple[str, str | None, str | None]:
+    """An address without its credentials, and the credentials."""
+    split = urlsplit(url if "://" in url else f"nats://{url}")
+    host = split.hostname or ""
+    if ":" in host:
+        host = f"[{host}]"
+    netloc = f"{host}:{split.port or 4222}"
+    bare = urlunsplit((split.scheme, netloc, split.path, "", ""))
+    return bare, split.username, split.password
+
+
+def resolve(settings: ConnectionSettings) -> Endpoint:
+    """Decide where to connect. Looks at the state folder only when no address is set."""
+    password = settings.nats_password.get_secret_value() if settings.nats_password else None
+    if settings.nats_url:
+        parts = [_bare(part.strip()) for part in settings.nats_url.split(",") if part.strip()]
+        user = next((user for _, user, _ in parts if user), None)
+        secret = next((secret for _, _, secret in parts if secret), None)
+        return Endpoint(
+            url=",".join(bare for bare, _, _ in parts),
+            origin="INTERLOCK_NATS_URL",
+            user=settings.nats_user or user,
+            password=password or secret,
+            creds=settings.nats_creds,
+        )
+    folder = settings.state or state.default_folder()
+    running = state.read_run(folder)
+    if running is not None:
+        credentials = state.read_credentials(folder)
+        return Endpoint(
+            url=running.url,
+            origin=f"`interlock up` in {folder}",
+            user=credentials.user if credentials else None,
+            password=credentials.password if credentials else None,
+        )
+    return Endpoint(
+        url=_DEFAULT_URL,
+        origin="the usual address; no `interlock up` is running on this machine",
+        user=settings.nats_user,
+        password=password,
+        creds=settings.nats_creds,
+    )

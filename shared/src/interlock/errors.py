@@ -1,0 +1,83 @@
+"""Every error that Interlock raises, each with a message that says what to do next."""
+
+__all__ = [
+    "BusUnavailable",
+    "CommandFailed",
+    "ConnectFailed",
+    "ContractBroken",
+    "InterlockError",
+    "MessageTooLarge",
+    "NotAcknowledged",
+    "PublishRefused",
+    "Reject",
+    "WrongRevision",
+]
+
+
+class InterlockError(Exception):
+    """Base of all errors that Interlock raises on purpose."""
+
+
+class ConnectFailed(InterlockError):
+    """No broker could be reached, or it did not let us in."""
+
+
+class BusUnavailable(InterlockError):
+    """The broker did not answer in time. Nothing is known about what was asked of it."""
+
+
+class NotAcknowledged(BusUnavailable):
+    """A publish got no acknowledgement before its deadline.
+
+    It may be stored or not. Publishing again under the same id is safe.
+    """
+
+
+class PublishRefused(InterlockError):
+    """The broker said no, and a retry will not change its mind."""
+
+    def __init__(self, message: str, *, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+        """The JetStream error code."""
+
+
+class WrongRevision(PublishRefused):
+    """A compare-and-set lost: somebody else wrote in between."""
+
+
+class MessageTooLarge(InterlockError):
+    """The message is larger than the broker takes."""
+
+
+class ContractBroken(InterlockError):
+    """What stands on the broker differs from what is needed: `interlock setup` mends it."""
+
+
+class CommandFailed(InterlockError):
+    """A service answered a command with an error."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+        """The service's error code: 400 bad request, 404 not found, 409 conflict, 500 its fault."""
+
+
+class Reject(InterlockError):
+    """Raised by a handler: no retry will help, make this message a dead letter now."""
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        code: str = "rejected",
+        name: str = "",
+        suggestions: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.code = code
+        """One of `interlock_schemas.letters.Code`."""
+        self.name = name
+        """The event type or legacy name, where one could be read."""
+        self.suggestions = suggestions

@@ -1,0 +1,183 @@
+"""Reads a stream in order without acknowledging: key-value watches, `tail`, and ledgers.
+
+An ephemeral push consumer with flow control and a heartbeat. After a reconnection, a silence or a
+gap it is made anew behind the last message seen, so nothing is missed and nothing comes twice.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from interlock.bus import ApiError, Bus, Message
+from interlock.delivery import parse_position
+from interlock.errors import BusUnavailable
+
+__all__ = ["Reader", "Record"]
+
+_HEARTBEAT_S: Final = 1.0
+_SILENT_AFTER_S: Final = 2.5 * _HEARTBEAT_S
+_HELD: Final = 4_096
+
+log = structlog.get_logger("interlock.reader")
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One stored message."""
+
+    subject: str
+    seq: int
+    time_ns: int
+    headers: dict[str, str]
+    body: bytes
+    pending: int
+    """How many more the stream held behind this one when it was sent: 0 is the end for now."""
+
+
+class _Lost(Exception):
+    """The consumer has to be made anew."""
+
+
+class Reader:
+    """Reads the subjects `filters` of a stream from where `start` says.
+
+    `start` is a delivery policy of the JetStream API: ``{"deliver_policy": "all"}``,
+    ``"last_per_subject"``, ``"new"``, or ``"by_start_time"`` with ``opt_start_time``.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        stream: str,
+        filters: tuple[str, ...],
+        start: Mapping[str, Any],
+        *,
+        headers_only: bool = False,
+    ) -> None:
+        self._bus = bus
+        self._stream = stream
+        self._filters = filters
+        self._start = dict(start)
+        self._headers_only = headers_only
+        self._last_seq = 0
+        self.backlog = 0
+        """How many messages stood in the stream for us when reading began."""
+
+    async def records(self, *, until_end: bool = False) -> AsyncIterator[Record]:
+        """Yield message after message, for ever or until what is there now has been read."""
+        while True:
+            try:
+                async with contextlib.aclosing(self._once(until_end=until_end)) as once:
+                    async for record in once:
+                        self._last_seq = record.seq
+                        yield record
+                return
+            except _Lost as error:
+                log.info("reading anew", stream=self._stream, after=self._last_seq, why=str(error))
+            except BusUnavailable:
+                await asyncio.sleep(0.2)
+
+    async def _once(self, *, until_end: bool) -> AsyncIterator[Record]:
+        queue: asyncio.Queue[Record | None | _Lost] = asyncio.Queue(maxsize=_HELD)
+        expected = 1
+        name = ""
+
+        async def on_message(message: Message) -> None:
+            nonlocal expected
+            headers = message.headers or {}
+            if headers.get("Status") == "100":
+                stalled = headers.get("Nats-Consumer-Stalled") or message.reply
+                if stalled:
+                    await self._bus.signal(stalled)
+                elif headers.get("Nats-Last-Consumer", str(expected - 1)) != str(expected - 1):
+                    await queue.put(_Lost("messages were missed"))
+                else:
+                    await queue.put(None)
+                return
+            at = parse_position(message.reply)
+            if at.consumer != name and name:
+                return
+            if at.consumer_seq != expected:
+                await queue.put(_Lost("messages were missed"))
+                return
+            expected += 1
+            await queue.put(
+                Record(message.subject, at.stream_seq, at.time_ns, headers, message.data, at.pending)
+            )
+
+        inbox = self._bus.inbox()
+        subscription = await self._bus.subscribe(inbox, on_message)
+        loop = asyncio.get_running_loop()
+        try:
+            start = self._start
+            if self._last_seq:
+                start = {"deliver_policy": "by_start_sequence", "opt_start_seq": self._last_seq + 1}
+            filters: dict[str, Any] = (
+                {"filter_subject": self._filters[0]}
+                if len(self._filters) == 1
+                else {"filter_subjects": list(self._filters)}
+            )
+            try:
+                answer = await self._bus.api(
+                    f"CONSUMER.CREATE.{self._stream}",
+                    {
+                        "stream_name": self._stream,
+                        "config": {
+                            **start,
+                            **filters,
+                            "deliver_subject": inbox,
+                            "ack_policy": "none",
+                            "max_deliver": 1,
+                            "mem_storage": True,
+                            "num_replicas": 1,
+                            "flow_control": True,
+                            "idle_heartbeat": int(_HEARTBEAT_S * 1e9),
+                            "inactive_threshold": int(30 * 1e9),
+                            "headers_only": self._headers_only,
+                        },
+                    },
+                )
+            except ApiError as error:
+                if error.code == 404:
+                    raise
+                raise _Lost(str(error)) from error
+            name = answer["name"]
+            pending = int(answer.get("num_pending", 0))
+            if not self._last_seq:
+                self.backlog = pending
+            if until_end and pending == 0:
+                return
+            lost: list[str] = []
+
+            def reconnected() -> None:
+                lost.append("reconnected")
+
+            with self._bus.on_reconnect(reconnected):
+                heard_at = loop.time()
+                while True:
+                    try:
+                        async with asyncio.timeout(_HEARTBEAT_S):
+                            item = await queue.get()
+                    except TimeoutError:
+                        if lost:
+                            raise _Lost("the connection was lost") from None
+                        if loop.time() - heard_at > _SILENT_AFTER_S and self._bus.connected:
+                            raise _Lost("no heartbeat") from None
+                        continue
+                    heard_at = loop.time()
+                    if isinstance(item, _Lost):
+                        raise item
+                    if item is None:
+                        continue
+                    yield item
+                    if until_end and item.pending == 0:
+                        return
+        finally:
+            if self._bus.connected:
+                await subscription.unsubscribe()
+                if name:
+                    with contextlib.suppress(ApiError, BusUnavailable):
+                        await self._bus.api(f"CONSUMER.DELETE.{self._stream}.{name}", timeout_s=2)

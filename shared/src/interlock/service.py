@@ -1,0 +1,224 @@
+"""The kit that every service is built on.
+
+A service says which commands it answers, which consumers it runs and which buckets it watches;
+`Service.run` connects, checks the contract against the broker, starts it all, and on SIGTERM
+finishes what is in hand. An unknown error ends the process: its supervisor starts it again.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+from nats.micro import ServiceConfig, add_service
+from nats.micro.request import Request, ServiceError
+from nats.micro.service import EndpointConfig
+from opentelemetry.trace import SpanKind
+
+from interlock import logs, provisioning, telemetry
+from interlock.bus import connect
+from interlock.consuming import Consumption, Handler
+from interlock.errors import CommandFailed, InterlockError
+from interlock.fleet import Fleet
+from interlock.kv import Entry, Store
+from interlock.redelivery import RetryPolicy
+from interlock.settings import ServiceSettings
+from interlock_schemas.contracts import Command, Contract
+from interlock_schemas.topology import Bucket, Consumer
+
+__all__ = ["Service", "run"]
+
+RequestT = TypeVar("RequestT")
+ReplyT = TypeVar("ReplyT")
+
+log = structlog.get_logger("interlock.service")
+
+
+class Service:
+    """One running service. Handed to the `setup` function that `run` is given."""
+
+    def __init__(self, contract: Contract, settings: ServiceSettings, fleet: Fleet) -> None:
+        self.contract = contract
+        self.settings = settings
+        self.fleet = fleet
+        self._answers: list[tuple[Command[Any, Any], Callable[[Any], Awaitable[Any]]]] = []
+        self._consumptions: list[Consumption] = []
+        self._watches: list[tuple[Bucket, Callable[[Entry], None]]] = []
+
+    def store(self, bucket: Bucket) -> Store:
+        """A bucket of the contract. Raises ValueError for any other."""
+        if bucket not in (*self.contract.stores, *self.contract.reads):
+            raise ValueError(f"bucket {bucket.name} is not in the contract of {self.contract.name}")
+        return Store(self.fleet.bus, bucket)
+
+    def answer(
+        self,
+        command: "Command[RequestT, ReplyT]",
+        handler: Callable[[RequestT], Awaitable[ReplyT]],
+    ) -> None:
+        """Answer a command of the contract. A CommandFailed becomes the caller's error."""
+        if command not in self.contract.answers:
+            raise ValueError(f"{command.subject} is not in the contract of {self.contract.name}")
+        self._answers.append((command, handler))
+
+    def consume(
+        self, consumer: Consumer, handler: Handler, *, policy: RetryPolicy | None = None
+    ) -> None:
+        """Run a handler for the messages of a consumer of the contract."""
+        if consumer not in self.contract.consumes:
+            raise ValueError(f"{consumer.name} is not in the contract of {self.contract.name}")
+        self._consumptions.append(
+            Consumption(
+                self.fleet.bus,
+                service=self.contract.name,
+                stream=consumer.stream.name,
+                consumer=consumer.name,
+                handler=handler,
+                places=self.settings.concurrency,
+                ack_wait_s=consumer.ack_wait_s,
+                policy=policy or RetryPolicy(),
+            )
+        )
+
+    def watch(self, bucket: Bucket, on_entry: Callable[[Entry], None]) -> None:
+        """Call back for every key as it stands, before anything is consumed, and then for changes."""
+        self.store(bucket)
+        self._watches.append((bucket, on_entry))
+
+    async def _serve(self, stop: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as group:
+            background = [
+                await self._start_watch(group, bucket, callback)
+                for bucket, callback in self._watches
+            ]
+            consuming = [group.create_task(each.run()) for each in self._consumptions]
+            await self._start_endpoints()
+            log.info("ready", service=self.contract.name, version=self.contract.version)
+            await stop.wait()
+            in_hand = sum(each.in_hand for each in self._consumptions)
+            log.info("draining", service=self.contract.name, in_hand=in_hand)
+            for each in self._consumptions:
+                each.stop()
+            if consuming:
+                _, late = await asyncio.wait(consuming, timeout=self.settings.drain_s)
+                for task in late:
+                    task.cancel()
+            for task in background:
+                task.cancel()
+
+    async def _start_watch(
+        self, group: asyncio.TaskGroup, bucket: Bucket, callback: Callable[[Entry], None]
+    ) -> asyncio.Task[None]:
+        ready = asyncio.Event()
+
+        async def watch() -> None:
+            async for entry in self.store(bucket).watch():
+                if entry is None:
+                    ready.set()
+                else:
+                    callback(entry)
+
+        task = group.create_task(watch())
+        await ready.wait()
+        return task
+
+    async def _start_endpoints(self) -> None:
+        if not self._answers:
+            return
+        micro = await add_service(
+            self.fleet.bus.client,
+            ServiceConfig(
+                name=self.contract.name,
+                version=self.contract.version,
+                description=self.contract.summary,
+                metadata={"pid": str(os.getpid())},
+            ),
+        )
+        for command, handler in self._answers:
+            await micro.add_endpoint(
+                EndpointConfig(
+                    name=command.verb,
+                    subject=command.subject,
+                    handler=self._endpoint(command, handler),
+                    metadata={
+                        "summary": command.summary,
+                        "request": command.request.__name__,
+                        "reply": command.reply.__name__,
+                    },
+                )
+            )
+        await self.fleet.bus.flush()
+
+    def _endpoint(
+        self, command: Command[Any, Any], handler: Callable[[Any], Awaitable[Any]]
+    ) -> Callable[[Request], Awaitable[None]]:
+        decoder = msgspec.json.Decoder(command.request)
+
+        async def endpoint(request: Request) -> None:
+            try:
+                asked = decoder.decode(request.data or b"{}")
+            except (msgspec.DecodeError, RecursionError) as error:
+                raise ServiceError("400", f"not a {command.request.__name__}: {error}") from error
+            with telemetry.tracer.start_as_current_span(
+                f"answer {command.subject}",
+                context=telemetry.extract(request.headers or {}),
+                kind=SpanKind.SERVER,
+            ):
+                try:
+                    reply = await handler(asked)
+                except CommandFailed as error:
+                    raise ServiceError(error.code, str(error)) from error
+                except InterlockError as error:
+                    log.warning("command failed", command=command.subject, why=str(error))
+                    raise ServiceError("503", str(error)) from error
+            await request.respond(msgspec.json.encode(reply))
+
+        return endpoint
+
+
+async def _run(
+    contract: Contract, settings: ServiceSettings, setup: Callable[[Service], Awaitable[None]]
+) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    bus = await connect(settings, name=contract.name)
+    try:
+        await provisioning.verify(bus, contract)
+        service = Service(contract, settings, Fleet(bus, source=contract.name))
+        await setup(service)
+        await service._serve(stop)
+    finally:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                await bus.close()
+    log.info("stopped", service=contract.name)
+
+
+def run(
+    contract: Contract, settings: ServiceSettings, setup: Callable[[Service], Awaitable[None]]
+) -> None:
+    """Run a service until SIGTERM. Exits 1, with one line saying why, when it cannot."""
+    logs.configure(settings.log_level, settings.log_format)
+    structlog.contextvars.bind_contextvars(service=contract.name)
+    telemetry.configure(contract.name, contract.version)
+    try:
+        asyncio.run(_run(contract, settings, setup))
+    except InterlockError as error:
+        log.error("cannot run", why=str(error))
+        sys.exit(1)
+    except BaseExceptionGroup as group:
+        known, unknown = group.split(InterlockError)
+        if unknown is not None:
+            raise
+        for error in known.exceptions if known is not None else ():
+            log.error("cannot go on", why=str(error))
+        sys.exit(1)
+    finally:
+        telemetry.shutdown()
