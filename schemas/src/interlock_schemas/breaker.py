@@ -7,7 +7,7 @@ from interlock_schemas.event import Event, open_type, typed
 __all__ = ["TYPES", "BreakerClosed", "BreakerHalfOpened", "BreakerOpened"]
 
 
-class BreakerOpened(Event):
+class BreakerOpened(Event, frozen=True, kw_only=True):
     """Calls failed too often and are held back for a while; emitted by the breaker's owner."""
 
     event_type: ClassVar[str] = "breaker.opened"
@@ -19,7 +19,7 @@ class BreakerOpened(Event):
     """Time until the first trial call."""
 
 
-class BreakerHalfOpened(Event):
+class BreakerHalfOpened(Event, frozen=True, kw_only=True):
     """One trial call is let through; emitted by the breaker's owner."""
 
     event_type: ClassVar[str] = "breaker.half_opened"
@@ -29,7 +29,7 @@ class BreakerHalfOpened(Event):
     failure_count: int | None = None
 
 
-class BreakerClosed(Event):
+class BreakerClosed(Event, frozen=True, kw_only=True):
     """Trial calls succeeded and all calls go through again; emitted by the breaker's owner."""
 
     event_type: ClassVar[str] = "breaker.closed"

@@ -18,19 +18,18 @@ __all__ = [
 ]
 
 
-class ClusterHealthChanged(Event):
+class ClusterHealthChanged(Event, frozen=True, kw_only=True):
     """The verdict on the whole fleet changed; emitted by the health monitor."""
 
     event_type: ClassVar[str] = "cluster.health_changed"
 
     level: str | None = None
     """The verdict, for example ``healthy`` or ``unhealthy``."""
-    healthy: bool | None = None
     score: float | None = None
     node_count: int | None = None
 
 
-class ClusterCapacityChanged(Event):
+class ClusterCapacityChanged(Event, frozen=True, kw_only=True):
     """The number of usable GPUs or nodes changed; emitted by the resource monitor of the
     fleet."""
 
@@ -41,7 +40,7 @@ class ClusterCapacityChanged(Event):
     total_nodes: int | None = None
 
 
-class LeaderElected(Event):
+class LeaderElected(Event, frozen=True, kw_only=True):
     """A node became leader; emitted by that node."""
 
     event_type: ClassVar[str] = "cluster.leader_elected"
@@ -50,7 +49,7 @@ class LeaderElected(Event):
     term: int | None = None
 
 
-class LeaderLost(Event):
+class LeaderLost(Event, frozen=True, kw_only=True):
     """The leader is gone and no successor is known yet; emitted by a follower."""
 
     event_type: ClassVar[str] = "cluster.leader_lost"
@@ -59,7 +58,7 @@ class LeaderLost(Event):
     reason: str | None = None
 
 
-class QuorumLost(Event):
+class QuorumLost(Event, frozen=True, kw_only=True):
     """Fewer voters are reachable than decisions need; emitted by the quorum monitor."""
 
     event_type: ClassVar[str] = "cluster.quorum_lost"
@@ -69,7 +68,7 @@ class QuorumLost(Event):
     """Voters needed."""
 
 
-class QuorumRestored(Event):
+class QuorumRestored(Event, frozen=True, kw_only=True):
     """Enough voters are reachable again to decide; emitted by the quorum monitor."""
 
     event_type: ClassVar[str] = "cluster.quorum_restored"

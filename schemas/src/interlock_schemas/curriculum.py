@@ -15,7 +15,7 @@ __all__ = [
 ]
 
 
-class CurriculumRebalanced(Event):
+class CurriculumRebalanced(Event, frozen=True, kw_only=True):
     """The weights of the configurations were computed anew; emitted by the curriculum
     controller."""
 
@@ -31,7 +31,7 @@ class CurriculumRebalanced(Event):
     reason: str | None = None
 
 
-class CurriculumWeightUpdated(Event):
+class CurriculumWeightUpdated(Event, frozen=True, kw_only=True):
     """One weight changed; emitted by the component that owns it."""
 
     event_type: ClassVar[str] = "curriculum.weight_updated"
@@ -44,7 +44,7 @@ class CurriculumWeightUpdated(Event):
     reason: str | None = None
 
 
-class CurriculumAdvanced(Event):
+class CurriculumAdvanced(Event, frozen=True, kw_only=True):
     """A configuration moved on to a harder tier; emitted by the curriculum controller."""
 
     event_type: ClassVar[str] = "curriculum.advanced"
@@ -57,7 +57,7 @@ class CurriculumAdvanced(Event):
     reason: str | None = None
 
 
-class CurriculumRollbackRequested(Event):
+class CurriculumRollbackRequested(Event, frozen=True, kw_only=True):
     """A configuration regressed and its earlier weights should be restored; emitted by the
     regression watch of the curriculum."""
 
@@ -70,7 +70,7 @@ class CurriculumRollbackRequested(Event):
     trigger: str | None = None
 
 
-class CurriculumRollbackCompleted(Event):
+class CurriculumRollbackCompleted(Event, frozen=True, kw_only=True):
     """A configuration's weight was set back after a regression; emitted by the curriculum
     controller."""
 
@@ -83,7 +83,7 @@ class CurriculumRollbackCompleted(Event):
     reason: str | None = None
 
 
-class CurriculumResetRequested(Event):
+class CurriculumResetRequested(Event, frozen=True, kw_only=True):
     """A configuration has stalled so long that its curriculum should start over; emitted by the
     progress watchdog."""
 

@@ -4,67 +4,27 @@ Interlock's own services are supervised from outside and report through telemetr
 old daemons be followed while both run.
 """
 
-from typing import ClassVar
+from interlock_schemas.event import open_type
 
-from interlock_schemas.event import Event, open_type, typed
-
-__all__ = [
-    "TYPES",
-    "DaemonCrashLoopDetected",
-    "DaemonPermanentlyFailed",
-    "DaemonStarted",
-    "DaemonStopped",
-]
-
-
-class DaemonStarted(Event):
-    """A daemon runs; emitted by the daemon manager."""
-
-    event_type: ClassVar[str] = "daemon.started"
-
-    daemon: str | None = None
-    node: str | None = None
-    pid: int | None = None
-
-
-class DaemonStopped(Event):
-    """A daemon was stopped in good order; emitted by the daemon manager."""
-
-    event_type: ClassVar[str] = "daemon.stopped"
-
-    daemon: str | None = None
-    node: str | None = None
-    reason: str | None = None
-
-
-class DaemonCrashLoopDetected(Event):
-    """A daemon crashes again soon after each restart; emitted by the daemon manager before it
-    gives up."""
-
-    event_type: ClassVar[str] = "daemon.crash_loop_detected"
-
-    daemon: str | None = None
-    node: str | None = None
-    restart_count: int | None = None
-    max_restarts: int | None = None
-
-
-class DaemonPermanentlyFailed(Event):
-    """A daemon used up its restarts and stays down until somebody acts; emitted by the daemon
-    manager."""
-
-    event_type: ClassVar[str] = "daemon.permanently_failed"
-
-    daemon: str | None = None
-    node: str | None = None
-    restart_count: int | None = None
+__all__ = ["TYPES"]
 
 
 TYPES = (
-    typed(DaemonStarted),
-    typed(DaemonStopped),
-    typed(DaemonCrashLoopDetected),
-    typed(DaemonPermanentlyFailed),
+    open_type("daemon.started", "A daemon runs; emitted by the daemon manager."),
+    open_type(
+        "daemon.stopped",
+        "A daemon was stopped in good order; emitted by the daemon manager.",
+    ),
+    open_type(
+        "daemon.crash_loop_detected",
+        "A daemon crashes again soon after each restart; emitted by the daemon manager before it "
+        "gives up.",
+    ),
+    open_type(
+        "daemon.permanently_failed",
+        "A daemon used up its restarts and stays down until somebody acts; emitted by the daemon "
+        "manager.",
+    ),
     open_type(
         "daemon.status_changed",
         "A daemon was found stuck, crashed or restarted, with its old and new status; emitted by "

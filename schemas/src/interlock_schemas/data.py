@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-class GamesAdded(Event):
+class GamesAdded(Event, frozen=True, kw_only=True):
     """Finished games reached a node's store and can be read; emitted by whoever stored them."""
 
     event_type: ClassVar[str] = "data.games_added"
@@ -40,7 +40,7 @@ class GamesAdded(Event):
     """Games in the store after that."""
 
 
-class StalenessDetected(Event):
+class StalenessDetected(Event, frozen=True, kw_only=True):
     """The newest training data of a configuration is older than the limit; emitted by the
     freshness check."""
 
@@ -51,7 +51,7 @@ class StalenessDetected(Event):
     threshold_hours: float | None = None
 
 
-class FreshnessConfirmed(Event):
+class FreshnessConfirmed(Event, frozen=True, kw_only=True):
     """The newest training data of a configuration is young enough to train on; emitted by the
     freshness check."""
 
@@ -62,7 +62,7 @@ class FreshnessConfirmed(Event):
     threshold_hours: float | None = None
 
 
-class StarvationDetected(Event):
+class StarvationDetected(Event, frozen=True, kw_only=True):
     """A configuration has so few games that it needs self-play before all others; emitted by the
     self-play scheduler."""
 
@@ -74,7 +74,7 @@ class StarvationDetected(Event):
     threshold: float | None = None
 
 
-class ConsolidationStarted(Event):
+class ConsolidationStarted(Event, frozen=True, kw_only=True):
     """A configuration's scattered games are being merged into its canonical database; emitted by
     the consolidator."""
 
@@ -83,7 +83,7 @@ class ConsolidationStarted(Event):
     config: str | None = None
 
 
-class ConsolidationCompleted(Event):
+class ConsolidationCompleted(Event, frozen=True, kw_only=True):
     """A configuration's canonical database holds the games merged from elsewhere; emitted by the
     consolidator."""
 
@@ -98,7 +98,7 @@ class ConsolidationCompleted(Event):
     """Path of the canonical database."""
 
 
-class ExportStarted(Event):
+class ExportStarted(Event, frozen=True, kw_only=True):
     """Games are being turned into a training file; emitted by the exporter."""
 
     event_type: ClassVar[str] = "data.export_started"
@@ -109,7 +109,7 @@ class ExportStarted(Event):
     """Games that wait for export."""
 
 
-class ExportCompleted(Event):
+class ExportCompleted(Event, frozen=True, kw_only=True):
     """A training file is complete and readable; emitted by the exporter."""
 
     event_type: ClassVar[str] = "data.export_completed"
@@ -120,11 +120,13 @@ class ExportCompleted(Event):
     """Training samples in the file."""
     games: int | None = None
     """Games they come from."""
+    games_generated: int | None = None
+    """What self-play generated in the pipeline round that this belongs to."""
     output_path: str | None = None
     duration_s: float | None = None
 
 
-class ExportValidationFailed(Event):
+class ExportValidationFailed(Event, frozen=True, kw_only=True):
     """An export did not begin because its games failed the checks before it; emitted by the
     exporter."""
 
@@ -134,7 +136,7 @@ class ExportValidationFailed(Event):
     reason: str | None = None
 
 
-class CombinationStarted(Event):
+class CombinationStarted(Event, frozen=True, kw_only=True):
     """Several training files of a configuration are being merged, weighted by quality; emitted by
     the combiner."""
 
@@ -143,7 +145,7 @@ class CombinationStarted(Event):
     config: str | None = None
 
 
-class CombinationCompleted(Event):
+class CombinationCompleted(Event, frozen=True, kw_only=True):
     """The merged training file of a configuration is complete and readable; emitted by the
     combiner."""
 
@@ -155,7 +157,7 @@ class CombinationCompleted(Event):
     output_path: str | None = None
 
 
-class CombinationFailed(Event):
+class CombinationFailed(Event, frozen=True, kw_only=True):
     """The training files of a configuration could not be merged; emitted by the combiner."""
 
     event_type: ClassVar[str] = "data.combination_failed"
@@ -164,7 +166,7 @@ class CombinationFailed(Event):
     reason: str | None = None
 
 
-class GameSaveFailed(Event):
+class GameSaveFailed(Event, frozen=True, kw_only=True):
     """A finished game could not be written and is lost unless its player still has it; emitted by
     the self-play worker."""
 
@@ -178,7 +180,7 @@ class GameSaveFailed(Event):
     error_type: str | None = None
 
 
-class RepairCompleted(Event):
+class RepairCompleted(Event, frozen=True, kw_only=True):
     """A game that had too few copies was copied to more nodes; emitted by the replication
     repair."""
 
@@ -189,7 +191,7 @@ class RepairCompleted(Event):
     duration_s: float | None = None
 
 
-class RepairFailed(Event):
+class RepairFailed(Event, frozen=True, kw_only=True):
     """A game that has too few copies could not be copied; emitted by the replication repair."""
 
     event_type: ClassVar[str] = "data.repair_failed"

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 
-class EvaluationRequested(Event):
+class EvaluationRequested(Event, frozen=True, kw_only=True):
     """Somebody wants a model's strength measured; emitted by the model scanner, the trainer's
     pipeline or an operator."""
 
@@ -39,7 +39,7 @@ class EvaluationRequested(Event):
     reason: str | None = None
 
 
-class EvaluationStarted(Event):
+class EvaluationStarted(Event, frozen=True, kw_only=True):
     """An evaluator began to play games with a model; emitted by the evaluator."""
 
     event_type: ClassVar[str] = "evaluation.started"
@@ -51,7 +51,7 @@ class EvaluationStarted(Event):
     games_planned: int | None = None
 
 
-class EvaluationProgressed(Event):
+class EvaluationProgressed(Event, frozen=True, kw_only=True):
     """An evaluation in progress finished more of its games; emitted by the evaluator."""
 
     event_type: ClassVar[str] = "evaluation.progressed"
@@ -68,7 +68,7 @@ class EvaluationProgressed(Event):
     """Fraction won so far, 0 to 1."""
 
 
-class EvaluationCompleted(Event):
+class EvaluationCompleted(Event, frozen=True, kw_only=True):
     """An evaluation ended and its result stands; emitted by the evaluator."""
 
     event_type: ClassVar[str] = "evaluation.completed"
@@ -80,6 +80,8 @@ class EvaluationCompleted(Event):
     node: str | None = None
     games: int | None = None
     """Games played."""
+    games_generated: int | None = None
+    """What self-play generated in the pipeline round that this belongs to."""
     win_rate: float | None = None
     """Fraction won, 0 to 1."""
     elo: float | None = None
@@ -91,7 +93,7 @@ class EvaluationCompleted(Event):
     duration_s: float | None = None
 
 
-class EvaluationFailed(Event):
+class EvaluationFailed(Event, frozen=True, kw_only=True):
     """An evaluation ended without a result; emitted by the evaluator."""
 
     event_type: ClassVar[str] = "evaluation.failed"
@@ -103,7 +105,7 @@ class EvaluationFailed(Event):
     reason: str | None = None
 
 
-class EvaluationShadowTournamentCompleted(Event):
+class EvaluationShadowTournamentCompleted(Event, frozen=True, kw_only=True):
     """A quick tournament beside the regular evaluations ended; emitted by the tournament worker.
     Its few games are a hint and no basis for a promotion."""
 
@@ -113,13 +115,16 @@ class EvaluationShadowTournamentCompleted(Event):
     model: str | None = None
     model_path: str | None = None
     games: int | None = None
+    """Games played."""
+    games_generated: int | None = None
+    """What self-play generated in the pipeline round that this belongs to."""
     win_rate: float | None = None
     """Fraction won, 0 to 1."""
     elo: float | None = None
     elo_change: float | None = None
 
 
-class HarnessCompleted(Event):
+class HarnessCompleted(Event, frozen=True, kw_only=True):
     """One model was evaluated under one harness; emitted by the evaluator."""
 
     event_type: ClassVar[str] = "evaluation.harness_completed"
@@ -133,7 +138,7 @@ class HarnessCompleted(Event):
     """Fraction won, 0 to 1."""
 
 
-class TournamentCompleted(Event):
+class TournamentCompleted(Event, frozen=True, kw_only=True):
     """A tournament's games were played, as data to train on and not as a verdict on a model;
     emitted by the node that played it."""
 
@@ -145,7 +150,7 @@ class TournamentCompleted(Event):
     duration_s: float | None = None
 
 
-class EloUpdated(Event):
+class EloUpdated(Event, frozen=True, kw_only=True):
     """A model's rating was recorded anew; emitted by the rating store."""
 
     event_type: ClassVar[str] = "evaluation.elo_updated"
@@ -160,7 +165,7 @@ class EloUpdated(Event):
     """Games the rating rests on."""
 
 
-class EloShifted(Event):
+class EloShifted(Event, frozen=True, kw_only=True):
     """A rating moved by more than the threshold that calls for a new curriculum; emitted by the
     rating store."""
 
@@ -174,7 +179,7 @@ class EloShifted(Event):
     threshold: float | None = None
 
 
-class EvaluationBackpressureActivated(Event):
+class EvaluationBackpressureActivated(Event, frozen=True, kw_only=True):
     """The evaluation queue is too long and new training runs should wait; emitted by the
     evaluation queue."""
 
@@ -185,7 +190,7 @@ class EvaluationBackpressureActivated(Event):
     release_threshold: float | None = None
 
 
-class EvaluationBackpressureReleased(Event):
+class EvaluationBackpressureReleased(Event, frozen=True, kw_only=True):
     """The evaluation queue has drained and training may go on; emitted by the evaluation queue."""
 
     event_type: ClassVar[str] = "evaluation.backpressure_released"

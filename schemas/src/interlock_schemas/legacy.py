@@ -16,7 +16,8 @@ from interlock_schemas.legacy_names import RULES, Rule
 
 __all__ = ["QUALIFIERS", "Match", "fold", "known_names", "resolve", "suggest"]
 
-#: Enum classes and modules that the predecessor put before a name, as in ``StageEvent.SYNC_COMPLETE``.
+#: What the predecessor put before a name, as in ``StageEvent.SYNC_COMPLETE``. The module name
+#: ``training`` is not among them, because it is a domain too: ``training.error`` is not ``error``.
 QUALIFIERS = frozenset(
     {
         "dataeventtype",
@@ -26,7 +27,6 @@ QUALIFIERS = frozenset(
         "evaluationeventtype",
         "promotioneventtype",
         "hashgraph",
-        "training",
         "normalizeronly",
     }
 )
@@ -129,7 +129,9 @@ def suggest(name: str, extra: tuple[str, ...] = (), limit: int = 3) -> list[str]
         return []
     pieces = _pieces(folded)
     known = _pieces_of_known() + [(_pieces(fold(n)), fold(n), n) for n in extra]
-    shared = ((len(pieces & theirs), theirs_folded, spelling) for theirs, theirs_folded, spelling in known)
+    shared = (
+        (len(pieces & theirs), theirs_folded, spelling) for theirs, theirs_folded, spelling in known
+    )
     candidates = heapq.nlargest(_CANDIDATES, (c for c in shared if c[0]))
     ranked = [
         (difflib.SequenceMatcher(None, folded, candidate).ratio(), spelling)

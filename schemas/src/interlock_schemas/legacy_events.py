@@ -11,7 +11,7 @@ from interlock_schemas.event import Event, typed
 __all__ = ["TYPES", "LegacyNameMapped", "LegacyNameUnmapped"]
 
 
-class LegacyNameMapped(Event):
+class LegacyNameMapped(Event, frozen=True, kw_only=True):
     """An operator gave a legacy name its canonical type at run time; emitted by the event
     normalizer."""
 
@@ -26,7 +26,7 @@ class LegacyNameMapped(Event):
     reason: str | None = None
 
 
-class LegacyNameUnmapped(Event):
+class LegacyNameUnmapped(Event, frozen=True, kw_only=True):
     """An operator withdrew a mapping made at run time; emitted by the event normalizer."""
 
     event_type: ClassVar[str] = "legacy.name_unmapped"

@@ -11,7 +11,7 @@ from interlock_schemas.event import Event, open_type, typed
 __all__ = ["TYPES", "LetterDiscarded", "LetterReplayed", "LetterResolved"]
 
 
-class LetterReplayed(Event):
+class LetterReplayed(Event, frozen=True, kw_only=True):
     """A dead letter was sent again to the consumer that failed it; emitted by the dead-letter
     queue."""
 
@@ -29,7 +29,7 @@ class LetterReplayed(Event):
     reason: str | None = None
 
 
-class LetterResolved(Event):
+class LetterResolved(Event, frozen=True, kw_only=True):
     """A replayed dead letter was handled this time; emitted by the consumer that handled it."""
 
     event_type: ClassVar[str] = "letter.resolved"
@@ -43,7 +43,7 @@ class LetterResolved(Event):
     """Which replay of this letter succeeded, counted from 1."""
 
 
-class LetterDiscarded(Event):
+class LetterDiscarded(Event, frozen=True, kw_only=True):
     """A dead letter was given up on purpose and will not be replayed; emitted by the dead-letter
     queue."""
 

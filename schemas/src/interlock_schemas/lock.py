@@ -10,7 +10,7 @@ from interlock_schemas.event import Event, open_type, typed
 __all__ = ["TYPES", "LockAcquired", "LockReleased", "LockWaitTimedOut"]
 
 
-class LockAcquired(Event):
+class LockAcquired(Event, frozen=True, kw_only=True):
     """A lock was granted; emitted by the lock service."""
 
     event_type: ClassVar[str] = "lock.acquired"
@@ -21,7 +21,7 @@ class LockAcquired(Event):
     node: str | None = None
 
 
-class LockReleased(Event):
+class LockReleased(Event, frozen=True, kw_only=True):
     """A lock was given back, or taken back at the end of its lease; emitted by the lock
     service."""
 
@@ -34,7 +34,7 @@ class LockReleased(Event):
     reason: str | None = None
 
 
-class LockWaitTimedOut(Event):
+class LockWaitTimedOut(Event, frozen=True, kw_only=True):
     """A caller gave up waiting for a lock that somebody else held; emitted by that caller."""
 
     event_type: ClassVar[str] = "lock.wait_timed_out"

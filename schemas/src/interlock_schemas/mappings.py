@@ -1,9 +1,16 @@
-"""Mappings of legacy names that an operator adds at run time, and the commands on them."""
+"""Mappings of legacy names that an operator adds at run time, and the commands on them.
+
+A mapping's target is a canonical type or another name that is known. Chains are followed at
+look-up, so a target that is mapped anew takes its followers along. A loop is refused when it would
+be made, and is harmless should two operators make one at the same moment: the name is unknown.
+"""
 
 import base64
+from collections.abc import Mapping as ReadOnly
 
 import msgspec
 
+from interlock_schemas import catalogue, legacy
 from interlock_schemas.contracts import Command
 from interlock_schemas.legacy import fold
 
@@ -19,6 +26,7 @@ __all__ = [
     "MappingList",
     "UnmapName",
     "bucket_key",
+    "resolve",
 ]
 
 SERVICE = "event-normalizer"
@@ -74,6 +82,30 @@ class MappingList(msgspec.Struct, frozen=True, kw_only=True):
 def bucket_key(name: str) -> str:
     """The bucket's key for a legacy name: one key for all its spellings."""
     return base64.b32encode(fold(name).encode(errors="surrogatepass")).decode().rstrip("=")
+
+
+def resolve(name: str, made: ReadOnly[str, Mapping]) -> legacy.Match | None:
+    """What a legacy name means now: by the mappings made at run time, else by the table.
+
+    `made` is keyed by folded name.
+    """
+    step = name
+    seen: set[str] = set()
+    while (mapping := made.get(fold(step))) is not None:
+        if fold(step) in seen:
+            return None
+        seen.add(fold(step))
+        if catalogue.find(mapping.target) is not None:
+            who = f" by {mapping.by}" if mapping.by else ""
+            why = f": {mapping.reason}" if mapping.reason else ""
+            return legacy.Match(
+                name=name, type=mapping.target, rule=f"mapped at run time{who}{why}"
+            )
+        step = mapping.target
+    found = legacy.resolve(step)
+    if found is None or not seen:
+        return found
+    return msgspec.structs.replace(found, name=name, rule=f"mapped at run time to {step}")
 
 
 MAP = Command(

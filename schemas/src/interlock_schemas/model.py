@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 
-class ModelPromoted(Event):
+class ModelPromoted(Event, frozen=True, kw_only=True):
     """A model took a new role, for instance as the one that self-play uses; emitted by the
     promotion controller."""
 
@@ -37,7 +37,7 @@ class ModelPromoted(Event):
     reason: str | None = None
 
 
-class ModelSynced(Event):
+class ModelSynced(Event, frozen=True, kw_only=True):
     """A node received a complete copy of a model; emitted by the receiver."""
 
     event_type: ClassVar[str] = "model.synced"
@@ -48,7 +48,7 @@ class ModelSynced(Event):
     node: str | None = None
 
 
-class ModelSyncRequested(Event):
+class ModelSyncRequested(Event, frozen=True, kw_only=True):
     """A node needs a certain model; emitted by whoever is to use the model there."""
 
     event_type: ClassVar[str] = "model.sync_requested"
@@ -61,7 +61,7 @@ class ModelSyncRequested(Event):
     reason: str | None = None
 
 
-class ModelDistributionStarted(Event):
+class ModelDistributionStarted(Event, frozen=True, kw_only=True):
     """Models are on their way to the fleet's nodes; emitted by the model distributor."""
 
     event_type: ClassVar[str] = "model.distribution_started"
@@ -71,7 +71,7 @@ class ModelDistributionStarted(Event):
     model_path: str | None = None
 
 
-class ModelDistributionCompleted(Event):
+class ModelDistributionCompleted(Event, frozen=True, kw_only=True):
     """Every model of a distribution reached its nodes; emitted by the model distributor."""
 
     event_type: ClassVar[str] = "model.distribution_completed"
@@ -82,7 +82,7 @@ class ModelDistributionCompleted(Event):
     duration_s: float | None = None
 
 
-class ModelDistributionFailed(Event):
+class ModelDistributionFailed(Event, frozen=True, kw_only=True):
     """A distribution of models broke off; emitted by the model distributor."""
 
     event_type: ClassVar[str] = "model.distribution_failed"
@@ -93,7 +93,7 @@ class ModelDistributionFailed(Event):
     reason: str | None = None
 
 
-class ModelCorruptionDetected(Event):
+class ModelCorruptionDetected(Event, frozen=True, kw_only=True):
     """A model file does not match its checksum or cannot be loaded; emitted by whoever tried to
     read it."""
 

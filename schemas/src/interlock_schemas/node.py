@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 
-class NodeJoined(Event):
+class NodeJoined(Event, frozen=True, kw_only=True):
     """A node came online and takes part from now on; emitted by the health monitor or the node
     itself at its start."""
 
@@ -40,7 +40,7 @@ class NodeJoined(Event):
     """Kind of machine, for example ``gpu`` or ``spot``."""
 
 
-class NodeSuspected(Event):
+class NodeSuspected(Event, frozen=True, kw_only=True):
     """A node has been silent too long and may be lost; emitted by the health monitor, which then
     asks it in other ways."""
 
@@ -51,7 +51,7 @@ class NodeSuspected(Event):
     """Time since its last heartbeat."""
 
 
-class NodeLost(Event):
+class NodeLost(Event, frozen=True, kw_only=True):
     """A node is gone: it said goodbye, or every way of reaching it failed; emitted by the health
     monitor. Whoever relied on it should stop doing so."""
 
@@ -63,7 +63,7 @@ class NodeLost(Event):
     reason: str | None = None
 
 
-class NodeRecovered(Event):
+class NodeRecovered(Event, frozen=True, kw_only=True):
     """A node that was suspected, unhealthy or lost works again; emitted by the health monitor."""
 
     event_type: ClassVar[str] = "node.recovered"
@@ -74,7 +74,7 @@ class NodeRecovered(Event):
     """How long it was away."""
 
 
-class NodeDegraded(Event):
+class NodeDegraded(Event, frozen=True, kw_only=True):
     """A node answers but fails its health checks, so it should get no new work; emitted by the
     health monitor."""
 
@@ -87,7 +87,7 @@ class NodeDegraded(Event):
     consecutive_failures: int | None = None
 
 
-class NodeOverloaded(Event):
+class NodeOverloaded(Event, frozen=True, kw_only=True):
     """A node has more work than it can carry and some of it should move; emitted by the resource
     monitor of that node."""
 
@@ -101,7 +101,7 @@ class NodeOverloaded(Event):
     memory_percent: float | None = None
 
 
-class NodeRetired(Event):
+class NodeRetired(Event, frozen=True, kw_only=True):
     """A node was taken out of the fleet on purpose; emitted by the health monitor or an
     operator."""
 
@@ -112,7 +112,7 @@ class NodeRetired(Event):
     total_uptime_s: float | None = None
 
 
-class NodeActivated(Event):
+class NodeActivated(Event, frozen=True, kw_only=True):
     """A node that stood by was put to work; emitted by the cluster activator."""
 
     event_type: ClassVar[str] = "node.activated"
@@ -122,7 +122,7 @@ class NodeActivated(Event):
     config: str | None = None
 
 
-class NodeTerminated(Event):
+class NodeTerminated(Event, frozen=True, kw_only=True):
     """A rented machine was given back to its provider; emitted by the provisioner."""
 
     event_type: ClassVar[str] = "node.terminated"
@@ -137,7 +137,7 @@ class NodeTerminated(Event):
     reason: str | None = None
 
 
-class NodeHealthCheckPassed(Event):
+class NodeHealthCheckPassed(Event, frozen=True, kw_only=True):
     """One check of a node succeeded; emitted by the prober."""
 
     event_type: ClassVar[str] = "node.health_check_passed"
@@ -147,7 +147,7 @@ class NodeHealthCheckPassed(Event):
     latency_ms: float | None = None
 
 
-class NodeHealthCheckFailed(Event):
+class NodeHealthCheckFailed(Event, frozen=True, kw_only=True):
     """One check of a node failed, which alone proves nothing; emitted by the prober."""
 
     event_type: ClassVar[str] = "node.health_check_failed"
@@ -157,7 +157,7 @@ class NodeHealthCheckFailed(Event):
     reason: str | None = None
 
 
-class NodeCapacityUpdated(Event):
+class NodeCapacityUpdated(Event, frozen=True, kw_only=True):
     """A node measured what it could take on; emitted by the agent of that node."""
 
     event_type: ClassVar[str] = "node.capacity_updated"
@@ -171,7 +171,7 @@ class NodeCapacityUpdated(Event):
     reason: str | None = None
 
 
-class NodeIdleDetected(Event):
+class NodeIdleDetected(Event, frozen=True, kw_only=True):
     """A node's GPU or CPU has stood idle and could take work; emitted by the idle monitor."""
 
     event_type: ClassVar[str] = "node.idle_detected"
@@ -184,7 +184,7 @@ class NodeIdleDetected(Event):
     """Configuration that would suit it."""
 
 
-class NodeRecoveryStarted(Event):
+class NodeRecoveryStarted(Event, frozen=True, kw_only=True):
     """An attempt to repair a node or one of its components began; emitted by the recovery
     actuator."""
 
@@ -197,7 +197,7 @@ class NodeRecoveryStarted(Event):
     reason: str | None = None
 
 
-class NodeRecoveryCompleted(Event):
+class NodeRecoveryCompleted(Event, frozen=True, kw_only=True):
     """An attempt to repair a node or one of its components succeeded; emitted by the recovery
     actuator."""
 
@@ -209,7 +209,7 @@ class NodeRecoveryCompleted(Event):
     duration_s: float | None = None
 
 
-class NodeRecoveryFailed(Event):
+class NodeRecoveryFailed(Event, frozen=True, kw_only=True):
     """An attempt to repair a node or one of its components did not help; emitted by the recovery
     actuator."""
 

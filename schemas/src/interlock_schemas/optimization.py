@@ -3,26 +3,17 @@
 Only the searches and their results. One training run inside a search is `training`.
 """
 
-from typing import ClassVar
+from interlock_schemas.event import open_type
 
-from interlock_schemas.event import Event, open_type, typed
-
-__all__ = ["TYPES", "HyperparameterUpdated"]
-
-
-class HyperparameterUpdated(Event):
-    """A hyperparameter of a configuration got a new value, in `new_value`; emitted by the
-    optimizer that found it."""
-
-    event_type: ClassVar[str] = "optimization.hyperparameter_updated"
-
-    config: str | None = None
-    param_name: str | None = None
-    optimizer: str | None = None
+__all__ = ["TYPES"]
 
 
 TYPES = (
-    typed(HyperparameterUpdated),
+    open_type(
+        "optimization.hyperparameter_updated",
+        "A hyperparameter of a configuration got a new value; emitted by the optimizer that found "
+        "it.",
+    ),
     open_type(
         "optimization.adaptive_parameters_changed",
         "Search budget, temperature or opponents of a configuration were tuned to its rating; "

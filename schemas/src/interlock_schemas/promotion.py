@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 
-class PromotionCandidateNominated(Event):
+class PromotionCandidateNominated(Event, frozen=True, kw_only=True):
     """A model did well enough to be considered for promotion; emitted by the evaluator or the
     training pipeline."""
 
@@ -33,7 +33,7 @@ class PromotionCandidateNominated(Event):
     """Fraction won against the fixed heuristic player, 0 to 1."""
 
 
-class PromotionStarted(Event):
+class PromotionStarted(Event, frozen=True, kw_only=True):
     """The promotion of one candidate began; emitted by the promotion controller."""
 
     event_type: ClassVar[str] = "promotion.started"
@@ -42,7 +42,7 @@ class PromotionStarted(Event):
     model: str | None = None
 
 
-class PromotionRejected(Event):
+class PromotionRejected(Event, frozen=True, kw_only=True):
     """A candidate was examined and not promoted; emitted by the promotion controller."""
 
     event_type: ClassVar[str] = "promotion.rejected"
@@ -53,7 +53,7 @@ class PromotionRejected(Event):
     elo_change: float | None = None
 
 
-class PromotionFailed(Event):
+class PromotionFailed(Event, frozen=True, kw_only=True):
     """A promotion broke off through an error, so that nothing was decided; emitted by the
     promotion controller."""
 
@@ -64,7 +64,7 @@ class PromotionFailed(Event):
     reason: str | None = None
 
 
-class PromotionRolledBack(Event):
+class PromotionRolledBack(Event, frozen=True, kw_only=True):
     """A promoted model was withdrawn and its predecessor put back; emitted by the rollback
     manager."""
 
@@ -80,7 +80,7 @@ class PromotionRolledBack(Event):
     reason: str | None = None
 
 
-class TierGatingCompleted(Event):
+class TierGatingCompleted(Event, frozen=True, kw_only=True):
     """A model's tests for its next difficulty tier ended, passed or not; emitted by the tier
     gate."""
 
@@ -97,7 +97,7 @@ class TierGatingCompleted(Event):
     reason: str | None = None
 
 
-class TierAdvanced(Event):
+class TierAdvanced(Event, frozen=True, kw_only=True):
     """A model moved up to the next difficulty tier; emitted by the tier gate."""
 
     event_type: ClassVar[str] = "promotion.tier_advanced"

@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 
-class QualityScoreUpdated(Event):
+class QualityScoreUpdated(Event, frozen=True, kw_only=True):
     """A game or a configuration's games got a new quality score; emitted by the quality scorer."""
 
     event_type: ClassVar[str] = "quality.score_updated"
@@ -36,7 +36,7 @@ class QualityScoreUpdated(Event):
     """In moves."""
 
 
-class QualityDegraded(Event):
+class QualityDegraded(Event, frozen=True, kw_only=True):
     """A configuration's quality score fell below its threshold; emitted by the quality
     monitor."""
 
@@ -48,7 +48,7 @@ class QualityDegraded(Event):
     threshold: float | None = None
 
 
-class GoodDataConfirmed(Event):
+class GoodDataConfirmed(Event, frozen=True, kw_only=True):
     """A configuration's games are good enough to train on; emitted by the quality monitor."""
 
     event_type: ClassVar[str] = "quality.good_data_confirmed"
@@ -58,7 +58,7 @@ class GoodDataConfirmed(Event):
     avg_quality: float | None = None
 
 
-class PoorDataDetected(Event):
+class PoorDataDetected(Event, frozen=True, kw_only=True):
     """Games or samples of low quality were found in a configuration's data; emitted by the
     quality monitor or the trainer that met them."""
 
@@ -71,7 +71,7 @@ class PoorDataDetected(Event):
     reason: str | None = None
 
 
-class QualityCheckRequested(Event):
+class QualityCheckRequested(Event, frozen=True, kw_only=True):
     """Somebody wants a configuration's data checked now; emitted by the trainer or the feedback
     loop."""
 
@@ -81,7 +81,7 @@ class QualityCheckRequested(Event):
     reason: str | None = None
 
 
-class QualityCheckFailed(Event):
+class QualityCheckFailed(Event, frozen=True, kw_only=True):
     """A check of games or files ended with the verdict that they must not be used; emitted by
     the validator."""
 
@@ -97,7 +97,7 @@ class QualityCheckFailed(Event):
     reason: str | None = None
 
 
-class QualityIssuesFound(Event):
+class QualityIssuesFound(Event, frozen=True, kw_only=True):
     """A check of games or files ended and listed issues, grave or not; emitted by the
     validator."""
 
@@ -113,7 +113,7 @@ class QualityIssuesFound(Event):
     duration_s: float | None = None
 
 
-class TrainingBlocked(Event):
+class TrainingBlocked(Event, frozen=True, kw_only=True):
     """A training run was held back because its data is too poor or too old; emitted by the
     quality gate before training."""
 

@@ -7,7 +7,7 @@ from interlock_schemas.event import Event, typed
 __all__ = ["TYPES", "RegressionCleared", "RegressionDetected"]
 
 
-class RegressionDetected(Event):
+class RegressionDetected(Event, frozen=True, kw_only=True):
     """A model or configuration got worse than it was; emitted by the regression detector."""
 
     event_type: ClassVar[str] = "regression.detected"
@@ -27,7 +27,7 @@ class RegressionDetected(Event):
     reason: str | None = None
 
 
-class RegressionCleared(Event):
+class RegressionCleared(Event, frozen=True, kw_only=True):
     """A model or configuration is back to its former strength; emitted by the regression
     detector."""
 

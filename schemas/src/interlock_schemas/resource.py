@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 
-class BackpressureActivated(Event):
+class BackpressureActivated(Event, frozen=True, kw_only=True):
     """A node or a shared resource is overloaded and producers should slow down; emitted by the
     resource monitor."""
 
@@ -34,7 +34,7 @@ class BackpressureActivated(Event):
     reason: str | None = None
 
 
-class BackpressureReleased(Event):
+class BackpressureReleased(Event, frozen=True, kw_only=True):
     """An overload has passed and producers may go on as before; emitted by the resource
     monitor."""
 
@@ -47,7 +47,7 @@ class BackpressureReleased(Event):
     reason: str | None = None
 
 
-class ConstraintDetected(Event):
+class ConstraintDetected(Event, frozen=True, kw_only=True):
     """A resource hit its limit on a node; emitted by the resource monitor of that node."""
 
     event_type: ClassVar[str] = "resource.constraint_detected"
@@ -58,7 +58,7 @@ class ConstraintDetected(Event):
     action_taken: str | None = None
 
 
-class MemoryPressureDetected(Event):
+class MemoryPressureDetected(Event, frozen=True, kw_only=True):
     """A node's memory use reached a tier that calls for action; emitted by the memory monitor of
     that node."""
 
@@ -73,7 +73,7 @@ class MemoryPressureDetected(Event):
     """What the monitor does about it."""
 
 
-class MemoryPressureRelieved(Event):
+class MemoryPressureRelieved(Event, frozen=True, kw_only=True):
     """A node's memory use fell below its lowest tier; emitted by the memory monitor of that
     node."""
 
@@ -84,7 +84,7 @@ class MemoryPressureRelieved(Event):
     ram_percent: float | None = None
 
 
-class DiskShortageDetected(Event):
+class DiskShortageDetected(Event, frozen=True, kw_only=True):
     """A node's disk is fuller than the limit; emitted by the disk monitor of that node."""
 
     event_type: ClassVar[str] = "resource.disk_shortage_detected"
@@ -96,7 +96,7 @@ class DiskShortageDetected(Event):
     """Limit in percent."""
 
 
-class DiskCleaned(Event):
+class DiskCleaned(Event, frozen=True, kw_only=True):
     """A cleanup of a node's disk ended, with what it freed; emitted by the disk monitor of that
     node."""
 

@@ -17,7 +17,7 @@ __all__ = [
 ]
 
 
-class SelfplayRequested(Event):
+class SelfplayRequested(Event, frozen=True, kw_only=True):
     """Somebody wants self-play games of a configuration; emitted by a scheduler or an operator."""
 
     event_type: ClassVar[str] = "selfplay.requested"
@@ -29,7 +29,7 @@ class SelfplayRequested(Event):
     reason: str | None = None
 
 
-class SelfplayCompleted(Event):
+class SelfplayCompleted(Event, frozen=True, kw_only=True):
     """A self-play task played its games; emitted by the self-play worker."""
 
     event_type: ClassVar[str] = "selfplay.completed"
@@ -50,7 +50,7 @@ class SelfplayCompleted(Event):
     duration_s: float | None = None
 
 
-class SelfplayTargetUpdated(Event):
+class SelfplayTargetUpdated(Event, frozen=True, kw_only=True):
     """A configuration should get more or fewer games; emitted by the feedback loop."""
 
     event_type: ClassVar[str] = "selfplay.target_updated"
@@ -60,7 +60,7 @@ class SelfplayTargetUpdated(Event):
     reason: str | None = None
 
 
-class SelfplayRateChanged(Event):
+class SelfplayRateChanged(Event, frozen=True, kw_only=True):
     """A configuration's self-play rate changed by more than a fifth; emitted by the self-play
     scheduler."""
 
@@ -74,7 +74,7 @@ class SelfplayRateChanged(Event):
     reason: str | None = None
 
 
-class ExplorationBoostRequested(Event):
+class ExplorationBoostRequested(Event, frozen=True, kw_only=True):
     """Training or rating stagnates and self-play should explore more; emitted by the feedback
     loop."""
 

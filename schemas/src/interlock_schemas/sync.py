@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 
-class SyncRequested(Event):
+class SyncRequested(Event, frozen=True, kw_only=True):
     """Data should be moved now instead of at the next regular turn; emitted by the freshness
     check, a pipeline or an operator."""
 
@@ -34,7 +34,7 @@ class SyncRequested(Event):
     reason: str | None = None
 
 
-class SyncStarted(Event):
+class SyncStarted(Event, frozen=True, kw_only=True):
     """A transfer began; emitted by the sync router."""
 
     event_type: ClassVar[str] = "sync.started"
@@ -47,7 +47,7 @@ class SyncStarted(Event):
     """``cluster`` where the whole fleet takes part."""
 
 
-class SyncCompleted(Event):
+class SyncCompleted(Event, frozen=True, kw_only=True):
     """A transfer arrived complete, as its receiver confirmed; emitted by the sync router."""
 
     event_type: ClassVar[str] = "sync.completed"
@@ -60,12 +60,14 @@ class SyncCompleted(Event):
     """``cluster`` where the whole fleet took part."""
     games: int | None = None
     """Games moved."""
+    games_generated: int | None = None
+    """What self-play generated in the pipeline round that this belongs to."""
     files_synced: int | None = None
     bytes_transferred: int | None = None
     duration_s: float | None = None
 
 
-class SyncFailed(Event):
+class SyncFailed(Event, frozen=True, kw_only=True):
     """A transfer was given up; emitted by the sync router."""
 
     event_type: ClassVar[str] = "sync.failed"
@@ -80,7 +82,7 @@ class SyncFailed(Event):
     reason: str | None = None
 
 
-class SyncStalled(Event):
+class SyncStalled(Event, frozen=True, kw_only=True):
     """A transfer has made no progress within its time limit; emitted by the sync router."""
 
     event_type: ClassVar[str] = "sync.stalled"
@@ -92,7 +94,7 @@ class SyncStalled(Event):
     retry_count: int | None = None
 
 
-class SyncChecksumFailed(Event):
+class SyncChecksumFailed(Event, frozen=True, kw_only=True):
     """What arrived is not what was sent; emitted by the receiver, which does not use it."""
 
     event_type: ClassVar[str] = "sync.checksum_failed"
@@ -103,7 +105,7 @@ class SyncChecksumFailed(Event):
     reason: str | None = None
 
 
-class GamesPushed(Event):
+class GamesPushed(Event, frozen=True, kw_only=True):
     """A node pushed games of its own to other nodes; emitted by the sync agent of that node."""
 
     event_type: ClassVar[str] = "sync.games_pushed"

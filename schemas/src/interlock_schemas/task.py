@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 
-class TaskSpawned(Event):
+class TaskSpawned(Event, frozen=True, kw_only=True):
     """A node started a task; emitted by the supervisor of its processes."""
 
     event_type: ClassVar[str] = "task.spawned"
@@ -32,7 +32,7 @@ class TaskSpawned(Event):
     node: str | None = None
 
 
-class TaskProgressed(Event):
+class TaskProgressed(Event, frozen=True, kw_only=True):
     """A task is alive and says how far it has come; emitted by the task as its heartbeat."""
 
     event_type: ClassVar[str] = "task.progressed"
@@ -47,7 +47,7 @@ class TaskProgressed(Event):
     """Time since its start."""
 
 
-class TaskCompleted(Event):
+class TaskCompleted(Event, frozen=True, kw_only=True):
     """A task ended well; emitted by the task or its supervisor."""
 
     event_type: ClassVar[str] = "task.completed"
@@ -58,7 +58,7 @@ class TaskCompleted(Event):
     duration_s: float | None = None
 
 
-class TaskFailed(Event):
+class TaskFailed(Event, frozen=True, kw_only=True):
     """A task ended with an error; emitted by the task or its supervisor. The work item behind it
     may be tried again."""
 
@@ -73,7 +73,7 @@ class TaskFailed(Event):
     duration_s: float | None = None
 
 
-class TaskOrphaned(Event):
+class TaskOrphaned(Event, frozen=True, kw_only=True):
     """A task has sent no heartbeat for so long that nobody can say what became of it; emitted by
     the task monitor."""
 
@@ -87,7 +87,7 @@ class TaskOrphaned(Event):
     reason: str | None = None
 
 
-class TaskCancelled(Event):
+class TaskCancelled(Event, frozen=True, kw_only=True):
     """A task was ended because somebody asked for it; emitted by its supervisor."""
 
     event_type: ClassVar[str] = "task.cancelled"
@@ -99,7 +99,7 @@ class TaskCancelled(Event):
     reason: str | None = None
 
 
-class TaskAbandoned(Event):
+class TaskAbandoned(Event, frozen=True, kw_only=True):
     """A task was given up on purpose, with its outcome no longer wanted; emitted by the component
     that gave it up."""
 
@@ -113,7 +113,7 @@ class TaskAbandoned(Event):
     reason: str | None = None
 
 
-class TaskPreempted(Event):
+class TaskPreempted(Event, frozen=True, kw_only=True):
     """A running job had to make room for a more urgent one; emitted by the scheduler of that
     node."""
 
@@ -128,7 +128,7 @@ class TaskPreempted(Event):
     """How long the preempted job had run."""
 
 
-class TaskSpawnVerified(Event):
+class TaskSpawnVerified(Event, frozen=True, kw_only=True):
     """A job that a node was told to start was seen running; emitted by the dispatcher."""
 
     event_type: ClassVar[str] = "task.spawn_verified"
@@ -140,7 +140,7 @@ class TaskSpawnVerified(Event):
     """Time from the order to the sighting."""
 
 
-class TaskSpawnFailed(Event):
+class TaskSpawnFailed(Event, frozen=True, kw_only=True):
     """A job that a node was told to start was not seen running in time; emitted by the
     dispatcher."""
 

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 
-class TrainingRequested(Event):
+class TrainingRequested(Event, frozen=True, kw_only=True):
     """Somebody wants a configuration trained; emitted by an operator, a scheduler or a cascade."""
 
     event_type: ClassVar[str] = "training.requested"
@@ -42,7 +42,7 @@ class TrainingRequested(Event):
     reason: str | None = None
 
 
-class TrainingThresholdReached(Event):
+class TrainingThresholdReached(Event, frozen=True, kw_only=True):
     """A configuration has gathered enough new games to be worth a run; emitted by whoever counts
     the games."""
 
@@ -57,7 +57,7 @@ class TrainingThresholdReached(Event):
     reason: str | None = None
 
 
-class TrainingStarted(Event):
+class TrainingStarted(Event, frozen=True, kw_only=True):
     """A training run began on a node; emitted by the trainer."""
 
     event_type: ClassVar[str] = "training.started"
@@ -71,7 +71,7 @@ class TrainingStarted(Event):
     model_path: str | None = None
 
 
-class TrainingProgressed(Event):
+class TrainingProgressed(Event, frozen=True, kw_only=True):
     """A running training finished an epoch; emitted by the trainer."""
 
     event_type: ClassVar[str] = "training.progressed"
@@ -88,7 +88,7 @@ class TrainingProgressed(Event):
     learning_rate: float | None = None
 
 
-class TrainingCompleted(Event):
+class TrainingCompleted(Event, frozen=True, kw_only=True):
     """A training run ended and left a model; emitted by the trainer."""
 
     event_type: ClassVar[str] = "training.completed"
@@ -112,7 +112,7 @@ class TrainingCompleted(Event):
     duration_s: float | None = None
 
 
-class TrainingFailed(Event):
+class TrainingFailed(Event, frozen=True, kw_only=True):
     """A training run ended without a usable model; emitted by the trainer or the supervisor of its
     process."""
 
@@ -129,7 +129,7 @@ class TrainingFailed(Event):
     duration_s: float | None = None
 
 
-class TrainingEarlyStopped(Event):
+class TrainingEarlyStopped(Event, frozen=True, kw_only=True):
     """A run was ended before its last epoch because it no longer improved; emitted by the
     trainer."""
 
@@ -146,7 +146,7 @@ class TrainingEarlyStopped(Event):
     reason: str | None = None
 
 
-class TrainingTimedOut(Event):
+class TrainingTimedOut(Event, frozen=True, kw_only=True):
     """A run exceeded its time limit and is about to be stopped; emitted by the training
     watchdog."""
 
@@ -160,7 +160,7 @@ class TrainingTimedOut(Event):
     """Time between the request to stop and the kill."""
 
 
-class TrainingProcessKilled(Event):
+class TrainingProcessKilled(Event, frozen=True, kw_only=True):
     """The watchdog killed a training process that had stopped sending heartbeats; emitted by the
     training watchdog."""
 
@@ -174,7 +174,7 @@ class TrainingProcessKilled(Event):
     killed_by: str | None = None
 
 
-class TrainingSlotDenied(Event):
+class TrainingSlotDenied(Event, frozen=True, kw_only=True):
     """A run could not start because no training slot was free for its configuration; emitted by
     the training coordinator."""
 
@@ -185,7 +185,7 @@ class TrainingSlotDenied(Event):
     reason: str | None = None
 
 
-class CheckpointSaved(Event):
+class CheckpointSaved(Event, frozen=True, kw_only=True):
     """A run wrote a checkpoint from which it could resume; emitted by the trainer."""
 
     event_type: ClassVar[str] = "training.checkpoint_saved"
@@ -197,7 +197,7 @@ class CheckpointSaved(Event):
     step: int | None = None
 
 
-class CheckpointLoaded(Event):
+class CheckpointLoaded(Event, frozen=True, kw_only=True):
     """A run resumed from a checkpoint; emitted by the trainer."""
 
     event_type: ClassVar[str] = "training.checkpoint_loaded"
@@ -209,7 +209,7 @@ class CheckpointLoaded(Event):
     step: int | None = None
 
 
-class TrainingRollbackRequested(Event):
+class TrainingRollbackRequested(Event, frozen=True, kw_only=True):
     """A model got worse and training should return to an earlier checkpoint; emitted by the
     regression detector."""
 
@@ -223,7 +223,7 @@ class TrainingRollbackRequested(Event):
     reason: str | None = None
 
 
-class TrainingRollbackCompleted(Event):
+class TrainingRollbackCompleted(Event, frozen=True, kw_only=True):
     """Training returned to an earlier checkpoint; emitted by whoever carried the rollback out."""
 
     event_type: ClassVar[str] = "training.rollback_completed"
@@ -237,7 +237,7 @@ class TrainingRollbackCompleted(Event):
     reason: str | None = None
 
 
-class PlateauDetected(Event):
+class PlateauDetected(Event, frozen=True, kw_only=True):
     """A metric has stopped moving for many epochs or games; emitted by the trainer or the
     evaluator that follows the metric."""
 
@@ -252,7 +252,7 @@ class PlateauDetected(Event):
     epochs_since_improvement: int | None = None
 
 
-class ProgressStalled(Event):
+class ProgressStalled(Event, frozen=True, kw_only=True):
     """A configuration's rating has not risen for hours and recovery begins; emitted by the
     progress watchdog."""
 
@@ -266,7 +266,7 @@ class ProgressStalled(Event):
     """Rating points per hour."""
 
 
-class ProgressRecovered(Event):
+class ProgressRecovered(Event, frozen=True, kw_only=True):
     """A stalled configuration gains rating again; emitted by the progress watchdog."""
 
     event_type: ClassVar[str] = "training.progress_recovered"

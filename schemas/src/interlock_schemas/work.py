@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 
-class WorkSubmitted(Event):
+class WorkSubmitted(Event, frozen=True, kw_only=True):
     """Somebody handed an item to the queue; emitted by the submitter. The queue may still refuse
     it."""
 
@@ -34,7 +34,7 @@ class WorkSubmitted(Event):
     work_type: str | None = None
 
 
-class WorkQueued(Event):
+class WorkQueued(Event, frozen=True, kw_only=True):
     """The queue accepted an item; emitted by the work queue."""
 
     event_type: ClassVar[str] = "work.queued"
@@ -43,7 +43,7 @@ class WorkQueued(Event):
     work_type: str | None = None
 
 
-class WorkClaimed(Event):
+class WorkClaimed(Event, frozen=True, kw_only=True):
     """A node took an item for itself; emitted by the work queue."""
 
     event_type: ClassVar[str] = "work.claimed"
@@ -53,7 +53,7 @@ class WorkClaimed(Event):
     node: str | None = None
 
 
-class WorkStarted(Event):
+class WorkStarted(Event, frozen=True, kw_only=True):
     """The node that claimed an item began to work on it; emitted by that node."""
 
     event_type: ClassVar[str] = "work.started"
@@ -63,7 +63,7 @@ class WorkStarted(Event):
     node: str | None = None
 
 
-class WorkCompleted(Event):
+class WorkCompleted(Event, frozen=True, kw_only=True):
     """An item is done; emitted by the work queue once the node has reported it."""
 
     event_type: ClassVar[str] = "work.completed"
@@ -74,7 +74,7 @@ class WorkCompleted(Event):
     duration_s: float | None = None
 
 
-class WorkFailed(Event):
+class WorkFailed(Event, frozen=True, kw_only=True):
     """An item failed for good and will not be tried again; emitted by the work queue."""
 
     event_type: ClassVar[str] = "work.failed"
@@ -86,7 +86,7 @@ class WorkFailed(Event):
     reason: str | None = None
 
 
-class WorkRetryScheduled(Event):
+class WorkRetryScheduled(Event, frozen=True, kw_only=True):
     """An attempt at an item failed and another one will follow; emitted by the work queue."""
 
     event_type: ClassVar[str] = "work.retry_scheduled"
@@ -98,7 +98,7 @@ class WorkRetryScheduled(Event):
     reason: str | None = None
 
 
-class WorkTimedOut(Event):
+class WorkTimedOut(Event, frozen=True, kw_only=True):
     """An item's node did not finish in time; emitted by the work queue."""
 
     event_type: ClassVar[str] = "work.timed_out"
@@ -110,7 +110,7 @@ class WorkTimedOut(Event):
     timeout_s: float | None = None
 
 
-class WorkCancelled(Event):
+class WorkCancelled(Event, frozen=True, kw_only=True):
     """An item was withdrawn before its end; emitted by the work queue."""
 
     event_type: ClassVar[str] = "work.cancelled"
@@ -121,7 +121,7 @@ class WorkCancelled(Event):
     reason: str | None = None
 
 
-class WorkBackpressureActivated(Event):
+class WorkBackpressureActivated(Event, frozen=True, kw_only=True):
     """The queue is so full that producers should slow down; emitted by the work queue."""
 
     event_type: ClassVar[str] = "work.backpressure_activated"
@@ -134,7 +134,7 @@ class WorkBackpressureActivated(Event):
     """What producers should multiply their rate by."""
 
 
-class WorkBackpressureReleased(Event):
+class WorkBackpressureReleased(Event, frozen=True, kw_only=True):
     """The queue has room and producers may go on as before; emitted by the work queue."""
 
     event_type: ClassVar[str] = "work.backpressure_released"

@@ -4,11 +4,15 @@
 as fleet`` in plain scripts.
 """
 
-from interlock.blocking import BlockingFleet, connect_blocking
-from interlock.bus import Ack
-from interlock.errors import InterlockError, NotAcknowledged, Reject
-from interlock.fleet import Fleet, Received, connect
-from interlock.redelivery import RetryPolicy
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from interlock.blocking import BlockingFleet, connect_blocking
+    from interlock.bus import Ack
+    from interlock.errors import InterlockError, NotAcknowledged, Reject
+    from interlock.fleet import Fleet, Received, connect
+    from interlock.redelivery import RetryPolicy
 
 __all__ = [
     "Ack",
@@ -22,3 +26,23 @@ __all__ = [
     "connect",
     "connect_blocking",
 ]
+
+_HOMES = {
+    "Ack": "bus",
+    "BlockingFleet": "blocking",
+    "Fleet": "fleet",
+    "InterlockError": "errors",
+    "NotAcknowledged": "errors",
+    "Received": "fleet",
+    "Reject": "errors",
+    "RetryPolicy": "redelivery",
+    "connect": "fleet",
+    "connect_blocking": "blocking",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load on first use: the command line would pay half a second for what it does not need."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"interlock.{_HOMES[name]}"), name)

@@ -64,6 +64,19 @@ class BlockingFleet:
             self._fleet.publish_legacy(name, payload, id=id, timeout_s=timeout_s)
         )
 
+    def publish_raw(
+        self,
+        subject: str,
+        body: bytes,
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout_s: float = 30.0,
+    ) -> Ack:
+        """Publish bytes as they are, acknowledged, as a worker in any language would."""
+        return self._wait(
+            self._fleet.bus.publish(subject, body, headers, timeout_s=timeout_s)
+        )
+
     def consume(
         self,
         name: str,

@@ -1,8 +1,6 @@
-"""Mappings that an operator makes at run time, on top of the table of legacy names. Pure.
+"""Whether an operator may map a legacy name at run time, and if not, why not. Pure.
 
-A mapping's target is a canonical type or another name that is known. Chains are followed at
-look-up, so a target that is mapped anew takes its followers along; a loop is refused when it would
-be made, and is harmless should two operators make one at the same moment.
+What a mapped name then means is said by `interlock_schemas.mappings`, for everybody alike.
 """
 
 from collections.abc import Mapping as ReadOnly
@@ -12,11 +10,7 @@ import msgspec
 from interlock_schemas import catalogue, legacy
 from interlock_schemas.mappings import Mapping
 
-__all__ = ["Refused", "check", "resolve"]
-
-#: Folded name to mapping.
-Overrides = ReadOnly[str, Mapping]
-
+__all__ = ["Refused", "check"]
 
 class Refused(msgspec.Struct, frozen=True):
     """Why a mapping may not be made."""
@@ -26,31 +20,7 @@ class Refused(msgspec.Struct, frozen=True):
     reason: str
 
 
-def resolve(name: str, overrides: Overrides) -> legacy.Match | None:
-    """What a legacy name means now: by a run-time mapping, else by the table."""
-    step = name
-    seen: set[str] = set()
-    while (mapping := overrides.get(legacy.fold(step))) is not None:
-        folded = legacy.fold(step)
-        if folded in seen:
-            return None
-        seen.add(folded)
-        if catalogue.find(mapping.target) is not None:
-            return _mapped(name, mapping.target, mapping)
-        step = mapping.target
-    found = legacy.resolve(step)
-    if found is None or not seen:
-        return found
-    return msgspec.structs.replace(found, name=name, rule=f"mapped at run time to {step}")
-
-
-def _mapped(name: str, type_name: str, mapping: Mapping) -> legacy.Match:
-    who = f" by {mapping.by}" if mapping.by else ""
-    why = f": {mapping.reason}" if mapping.reason else ""
-    return legacy.Match(name=name, type=type_name, rule=f"mapped at run time{who}{why}")
-
-
-def check(name: str, target: str, overrides: Overrides) -> Refused | None:
+def check(name: str, target: str, made: ReadOnly[str, Mapping]) -> Refused | None:
     """Whether `name` may be mapped to `target`; None when it may."""
     folded = legacy.fold(name)
     if not folded:
@@ -66,10 +36,10 @@ def check(name: str, target: str, overrides: Overrides) -> Refused | None:
             return Refused("409", f"that makes a loop: {' → '.join(path)}")
         if catalogue.find(step) is not None:
             return None
-        following = overrides.get(legacy.fold(step))
+        following = made.get(legacy.fold(step))
         if following is None:
             break
-        if len(path) > len(overrides) + 2:
+        if len(path) > len(made) + 2:
             return Refused("409", f"{target} is part of a loop: {' → '.join(path)}")
         step = following.target
     if legacy.resolve(step) is not None:

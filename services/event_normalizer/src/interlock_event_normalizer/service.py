@@ -12,7 +12,7 @@ from interlock.service import Service
 from interlock.telemetry import inject
 from interlock_event_normalizer.contract import INBOX
 from interlock_event_normalizer.mapping import Canonical, normalize
-from interlock_event_normalizer.overrides import check, resolve
+from interlock_event_normalizer.overrides import check
 from interlock_schemas import envelope, legacy, mappings, subjects
 from interlock_schemas.legacy_events import LegacyNameMapped, LegacyNameUnmapped
 from interlock_schemas.letters import Code
@@ -50,7 +50,7 @@ class Normalizer:
             self._overrides[folded] = mapping
 
     def _resolve(self, name: str) -> legacy.Match | None:
-        return resolve(name, self._overrides)
+        return mappings.resolve(name, self._overrides)
 
     async def on_legacy(self, delivery: Delivery) -> None:
         """Publish the canonical event of a legacy message, under an id that is always the same."""
@@ -154,7 +154,7 @@ class Normalizer:
 
     def _changed(self, mapping: Mapping, *, changed: bool) -> MappingChange:
         overrides = {**self._overrides, legacy.fold(mapping.name): mapping}
-        match = resolve(mapping.name, overrides)
+        match = mappings.resolve(mapping.name, overrides)
         return MappingChange(
             mapping=mapping, canonical_type=match.type if match else None, changed=changed
         )

@@ -1,0 +1,37 @@
+"""The command line. Each module adds the commands of one concern; nothing here decides anything.
+
+Modules import what they need inside the commands: the line should answer at once.
+"""
+
+import os
+import sys
+
+from interlock.cli import base, dlq, events, legacy, machine
+from interlock.errors import InterlockError
+
+__all__ = ["main"]
+
+app = base.app
+machine.add(app)
+events.add(app)
+app.add_typer(legacy.app, name="legacy")
+app.add_typer(dlq.app, name="dlq")
+
+
+def main() -> None:
+    """The ``interlock`` command."""
+    try:
+        app()
+    except InterlockError as error:
+        base.fail(error)
+    except BaseExceptionGroup as group:
+        known, unknown = group.split(InterlockError)
+        if unknown is not None or known is None:
+            raise
+        base.fail(base.first(known))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read us has enough. Python would complain once more while it shuts down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
