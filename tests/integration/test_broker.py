@@ -288,4 +288,4 @@ async def test_another_server_on_our_port_is_not_taken_for_ours(tmp_path: Path) 
         await other.start()
         assert ours.port == other.port
         with pytest.raises(BrokerNotReadyError, match="held by another NATS server"):
-            await ours.ready(10)
+            await ours.ready(0.2)

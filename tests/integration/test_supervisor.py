@@ -15,7 +15,6 @@ import pytest
 from interlock.backoff import RestartPolicy
 from interlock.broker import EmbeddedBroker
 from interlock.state import (
-    Credentials,
     ProcessRecord,
     StateError,
     StateLockedError,
@@ -633,7 +632,3 @@ def test_another_process_has_another_mark() -> None:
         finally:
             process.kill()
     assert process_start_time(process.pid) is None
-
-
-def test_credentials_of_another_kind_do_not_leak_through_their_repr() -> None:
-    assert "secret" not in f"{Credentials('interlock', 'secret')!r}"

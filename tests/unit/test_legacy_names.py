@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interlock_schemas import catalogue, legacy
+from interlock_schemas.event import EventType
 from interlock_schemas.legacy_names import RULES
 
 DATA = Path(__file__).parents[1] / "data"
@@ -92,7 +93,7 @@ def test_any_text_is_known_or_unknown_and_never_an_error(text: str) -> None:
 
 
 @pytest.mark.parametrize("entry", catalogue.all_types(), ids=lambda entry: entry.name)
-def test_a_canonical_name_means_itself(entry: catalogue.EventType) -> None:
+def test_a_canonical_name_means_itself(entry: EventType) -> None:
     assert meaning(entry.name) == (entry.name, {})
 
 
@@ -223,7 +224,8 @@ def test_two_names_for_one_fact_are_merged(one: str, other: str) -> None:
         "P2P_NODE_DEAD P2P_NODES_DEAD NODE_UNHEALTHY NODE_TERMINATED NODE_RETIRED",
         "HOST_ONLINE NODE_RECOVERED NODE_ACTIVATED SSH_NODE_RECOVERED",
         "CLUSTER_HEALTH_CHANGED CLUSTER_STATUS_CHANGED P2P_HEALTH_RECOVERED",
-        "BACKPRESSURE_ACTIVATED EVALUATION_BACKPRESSURE WORK_QUEUE_BACKPRESSURE SQLITE_BACKPRESSURE",
+        "BACKPRESSURE_ACTIVATED EVALUATION_BACKPRESSURE WORK_QUEUE_BACKPRESSURE "
+        "SQLITE_BACKPRESSURE",
         "BACKPRESSURE_RELEASED EVALUATION_BACKPRESSURE_RELEASED WORK_QUEUE_BACKPRESSURE_RELEASED",
         "SYNC_REQUEST MODEL_SYNC_REQUESTED",
         "QUALITY_DEGRADED LOW_QUALITY_DATA_WARNING DATA_QUALITY_ALERT QUALITY_CHECK_FAILED "

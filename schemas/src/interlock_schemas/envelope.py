@@ -80,9 +80,7 @@ def message_id(headers: Mapping[str, str] | None, stream: str, seq: int, time_ns
     The producer's own id where it sent one; else the place of the message in its stream, with the
     time of storing, because a recreated stream counts from one again.
     """
-    return (
-        lookup(headers, ID) or lookup(headers, MSG_ID) or f"{stream.lower()}-{seq}-{time_ns:x}"
-    )
+    return lookup(headers, ID) or lookup(headers, MSG_ID) or f"{stream.lower()}-{seq}-{time_ns:x}"
 
 
 def forwarded(headers: Mapping[str, str] | None) -> dict[str, str]:

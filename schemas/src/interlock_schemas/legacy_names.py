@@ -122,18 +122,36 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         type="training.started",
-        names=("TRAINING_STARTED", "training_start", "STAGE_TRAINING_STARTED"),
+        names=(
+            "TRAINING_STARTED",
+            "training_start",
+            "STAGE_TRAINING_STARTED",
+            "StageEvent.TRAINING_STARTED",
+            "RingRiftEventType.STAGE_TRAINING_STARTED",
+        ),
         reason="The stage bus and the second enum report the same start under names of their own.",
     ),
     Rule(type="training.progressed", names=("TRAINING_PROGRESS",)),
     Rule(
         type="training.completed",
-        names=("TRAINING_COMPLETED", "training_complete", "STAGE_TRAINING_COMPLETE"),
+        names=(
+            "TRAINING_COMPLETED",
+            "training_complete",
+            "STAGE_TRAINING_COMPLETE",
+            "StageEvent.TRAINING_COMPLETE",
+            "RingRiftEventType.STAGE_TRAINING_COMPLETE",
+        ),
         reason="The stage bus and the second enum report the same end under names of their own.",
     ),
     Rule(
         type="training.failed",
-        names=("TRAINING_FAILED", "training_fail", "STAGE_TRAINING_FAILED"),
+        names=(
+            "TRAINING_FAILED",
+            "training_fail",
+            "STAGE_TRAINING_FAILED",
+            "StageEvent.TRAINING_FAILED",
+            "RingRiftEventType.STAGE_TRAINING_FAILED",
+        ),
         reason=(
             "The stage bus and the second enum report the same failure under names of their own."
         ),
@@ -202,7 +220,13 @@ RULES: tuple[Rule, ...] = (
     Rule(type="training.tournament_run_triggered", names=("TOURNAMENT_TRAINING_TRIGGERED",)),
     Rule(
         type="training.iteration_completed",
-        names=("iteration_complete", "STAGE_ITERATION_COMPLETE"),
+        names=(
+            "iteration_complete",
+            "STAGE_ITERATION_COMPLETE",
+            "StageEvent.ITERATION_COMPLETE",
+            "RingRiftEventType.STAGE_ITERATION_COMPLETE",
+            "(normalizer-only).ITERATION_COMPLETE",
+        ),
         reason=(
             "The predecessor mapped it to a type in no enum; it is the end of one round of the "
             "training pipeline."
@@ -210,7 +234,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         type="training.stall_recovery_escalated",
-        names=("STALL_RECOVERY_ESCALATED",),
+        names=("STALL_RECOVERY_ESCALATED", "(normalizer-only).STALL_RECOVERY_ESCALATED"),
         reason=(
             "The predecessor mapped it to a type in no enum; its payload names the tier and the "
             "stalled configuration."
@@ -221,7 +245,13 @@ RULES: tuple[Rule, ...] = (
     Rule(type="evaluation.progressed", names=("EVALUATION_PROGRESS",)),
     Rule(
         type="evaluation.completed",
-        names=("EVALUATION_COMPLETED", "evaluation_complete", "STAGE_EVALUATION_COMPLETE"),
+        names=(
+            "EVALUATION_COMPLETED",
+            "evaluation_complete",
+            "STAGE_EVALUATION_COMPLETE",
+            "StageEvent.EVALUATION_COMPLETE",
+            "RingRiftEventType.STAGE_EVALUATION_COMPLETE",
+        ),
         reason=(
             "Only a model's full evaluation; shadow tournaments, single harnesses and "
             "tournaments for data are types of their own, because the predecessor promoted "
@@ -231,7 +261,12 @@ RULES: tuple[Rule, ...] = (
     Rule(type="evaluation.failed", names=("EVALUATION_FAILED", "evaluation_fail")),
     Rule(
         type="evaluation.shadow_tournament_completed",
-        names=("shadow_tournament_complete", "STAGE_SHADOW_TOURNAMENT_COMPLETE"),
+        names=(
+            "shadow_tournament_complete",
+            "STAGE_SHADOW_TOURNAMENT_COMPLETE",
+            "StageEvent.SHADOW_TOURNAMENT_COMPLETE",
+            "RingRiftEventType.STAGE_SHADOW_TOURNAMENT_COMPLETE",
+        ),
         reason=(
             "The predecessor folded it into EVALUATION_COMPLETED and lost its meaning: a few "
             "games beside the regular evaluation must not promote a model."
@@ -289,7 +324,7 @@ RULES: tuple[Rule, ...] = (
     Rule(type="evaluation.blocked", names=("MODEL_EVALUATION_BLOCKED",)),
     Rule(
         type="evaluation.reevaluation_requested",
-        names=("FORCED_REEVALUATION_REQUESTED",),
+        names=("FORCED_REEVALUATION_REQUESTED", "(normalizer-only).FORCED_REEVALUATION_REQUESTED"),
         reason=(
             "The predecessor mapped it to a type in no enum; it asks for a whole configuration, "
             "so it is not one model's evaluation.requested."
@@ -297,7 +332,12 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         type="evaluation.elo_calibrated",
-        names=("elo_calibration_complete", "STAGE_ELO_CALIBRATION_COMPLETE"),
+        names=(
+            "elo_calibration_complete",
+            "STAGE_ELO_CALIBRATION_COMPLETE",
+            "StageEvent.ELO_CALIBRATION_COMPLETE",
+            "RingRiftEventType.STAGE_ELO_CALIBRATION_COMPLETE",
+        ),
         reason=(
             "The predecessor had two targets, ELO_UPDATED and itself; recalibrating the pool is "
             "not one model's new rating."
@@ -383,7 +423,12 @@ RULES: tuple[Rule, ...] = (
     Rule(type="promotion.rolled_back", names=("PROMOTION_ROLLED_BACK",)),
     Rule(
         type="promotion.tier_gating_completed",
-        names=("tier_gating_complete", "STAGE_TIER_GATING_COMPLETE"),
+        names=(
+            "tier_gating_complete",
+            "STAGE_TIER_GATING_COMPLETE",
+            "StageEvent.TIER_GATING_COMPLETE",
+            "RingRiftEventType.STAGE_TIER_GATING_COMPLETE",
+        ),
         reason=(
             "The predecessor folded it into MODEL_PROMOTED, but the gate's tests also end with "
             "a model that failed them."
@@ -439,6 +484,8 @@ RULES: tuple[Rule, ...] = (
             "promotion_complete",
             "promotion_completed",
             "STAGE_PROMOTION_COMPLETE",
+            "StageEvent.PROMOTION_COMPLETE",
+            "RingRiftEventType.STAGE_PROMOTION_COMPLETE",
         ),
         reason=(
             "A promotion is complete when the model has its role; the stage bus and the second "
@@ -462,6 +509,8 @@ RULES: tuple[Rule, ...] = (
             "model_sync_complete",
             "model_sync_completed",
             "STAGE_MODEL_SYNC_COMPLETE",
+            "StageEvent.MODEL_SYNC_COMPLETE",
+            "RingRiftEventType.STAGE_MODEL_SYNC_COMPLETE",
         ),
         reason=(
             "The predecessor had two targets, P2P_MODEL_SYNCED and itself; both say that a node "
@@ -522,6 +571,8 @@ RULES: tuple[Rule, ...] = (
             "selfplay_completed",
             "selfplay_batch_complete",
             "STAGE_SELFPLAY_COMPLETE",
+            "StageEvent.SELFPLAY_COMPLETE",
+            "RingRiftEventType.STAGE_SELFPLAY_COMPLETE",
         ),
         reason=(
             "The predecessor had three targets; a batch is what every self-play task plays, and "
@@ -530,7 +581,12 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         type="selfplay.completed",
-        names=("canonical_selfplay_complete", "STAGE_CANONICAL_SELFPLAY_COMPLETE"),
+        names=(
+            "canonical_selfplay_complete",
+            "STAGE_CANONICAL_SELFPLAY_COMPLETE",
+            "StageEvent.CANONICAL_SELFPLAY_COMPLETE",
+            "RingRiftEventType.STAGE_CANONICAL_SELFPLAY_COMPLETE",
+        ),
         reason=(
             "The predecessor had two targets, one of them in no enum; the kind of self-play is "
             "a field and not a type."
@@ -539,7 +595,12 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         type="selfplay.completed",
-        names=("gpu_selfplay_complete", "STAGE_GPU_SELFPLAY_COMPLETE"),
+        names=(
+            "gpu_selfplay_complete",
+            "STAGE_GPU_SELFPLAY_COMPLETE",
+            "StageEvent.GPU_SELFPLAY_COMPLETE",
+            "RingRiftEventType.STAGE_GPU_SELFPLAY_COMPLETE",
+        ),
         reason=(
             "The predecessor had two targets, one of them in no enum; the kind of self-play is "
             "a field and not a type."
@@ -595,7 +656,7 @@ RULES: tuple[Rule, ...] = (
     Rule(type="data.consolidation_completed", names=("CONSOLIDATION_COMPLETE",)),
     Rule(
         type="data.export_started",
-        names=("NPZ_EXPORT_STARTED",),
+        names=("NPZ_EXPORT_STARTED", "StageEvent.NPZ_EXPORT_STARTED"),
         reason=(
             "The same string is a value on two of the predecessor's buses and means the same on "
             "both."
@@ -603,7 +664,13 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         type="data.export_completed",
-        names=("NPZ_EXPORT_COMPLETE", "export_complete", "STAGE_NPZ_EXPORT_COMPLETE"),
+        names=(
+            "NPZ_EXPORT_COMPLETE",
+            "export_complete",
+            "STAGE_NPZ_EXPORT_COMPLETE",
+            "StageEvent.NPZ_EXPORT_COMPLETE",
+            "RingRiftEventType.STAGE_NPZ_EXPORT_COMPLETE",
+        ),
         reason=(
             "The same string is a value on two of the predecessor's buses and means the same on "
             "both."
@@ -623,7 +690,7 @@ RULES: tuple[Rule, ...] = (
     Rule(type="data.replication_alert_raised", names=("REPLICATION_ALERT",)),
     Rule(
         type="data.encoding_batch_completed",
-        names=("ENCODING_BATCH_COMPLETED",),
+        names=("ENCODING_BATCH_COMPLETED", "RingRiftEventType.ENCODING_BATCH_COMPLETED"),
         reason="Known only to the second enum.",
     ),
     Rule(
@@ -678,6 +745,8 @@ RULES: tuple[Rule, ...] = (
             "data_sync_complete",
             "sync_complete",
             "STAGE_SYNC_COMPLETE",
+            "StageEvent.SYNC_COMPLETE",
+            "RingRiftEventType.STAGE_SYNC_COMPLETE",
         ),
         reason=(
             "The predecessor's value is sync_completed while its name is DATA_SYNC_COMPLETED; "
@@ -686,7 +755,13 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         type="sync.completed",
-        names=("cluster_sync_complete", "cluster_sync_completed", "STAGE_CLUSTER_SYNC_COMPLETE"),
+        names=(
+            "cluster_sync_complete",
+            "cluster_sync_completed",
+            "STAGE_CLUSTER_SYNC_COMPLETE",
+            "StageEvent.CLUSTER_SYNC_COMPLETE",
+            "RingRiftEventType.STAGE_CLUSTER_SYNC_COMPLETE",
+        ),
         reason=(
             "The predecessor had two targets, one of them in no enum; how much of the fleet "
             "took part is a field and not a type."
@@ -1173,6 +1248,8 @@ RULES: tuple[Rule, ...] = (
             "PARITY_VALIDATION_COMPLETED",
             "parity_validation_complete",
             "STAGE_PARITY_VALIDATION_COMPLETE",
+            "StageEvent.PARITY_VALIDATION_COMPLETE",
+            "RingRiftEventType.STAGE_PARITY_VALIDATION_COMPLETE",
         ),
         reason="The predecessor had two targets that differ only in tense.",
     ),
@@ -1218,7 +1295,10 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         type="curriculum.aggressive_mode_requested",
-        names=("AGGRESSIVE_CURRICULUM_REQUESTED",),
+        names=(
+            "AGGRESSIVE_CURRICULUM_REQUESTED",
+            "(normalizer-only).AGGRESSIVE_CURRICULUM_REQUESTED",
+        ),
         reason=(
             "The predecessor mapped it to a type in no enum; kept apart from reset_requested, "
             "which is milder."
@@ -1228,7 +1308,7 @@ RULES: tuple[Rule, ...] = (
     Rule(type="curriculum.opponent_mastered", names=("OPPONENT_MASTERED",)),
     Rule(
         type="curriculum.difficulty_calibrated",
-        names=("CALIBRATION_COMPLETED",),
+        names=("CALIBRATION_COMPLETED", "RingRiftEventType.CALIBRATION_COMPLETED"),
         reason=(
             "Known only to the second enum, where it is the calibration of difficulty and not "
             "of ratings."
@@ -1239,13 +1319,25 @@ RULES: tuple[Rule, ...] = (
     Rule(type="optimization.cmaes_triggered", names=("CMAES_TRIGGERED",)),
     Rule(
         type="optimization.cmaes_completed",
-        names=("CMAES_COMPLETED", "cmaes_complete", "STAGE_CMAES_COMPLETE"),
+        names=(
+            "CMAES_COMPLETED",
+            "cmaes_complete",
+            "STAGE_CMAES_COMPLETE",
+            "StageEvent.CMAES_COMPLETE",
+            "RingRiftEventType.STAGE_CMAES_COMPLETE",
+        ),
         reason="The predecessor had two targets that differ only in tense.",
     ),
     Rule(type="optimization.pbt_started", names=("PBT_STARTED",)),
     Rule(
         type="optimization.pbt_generation_completed",
-        names=("PBT_GENERATION_COMPLETE", "pbt_complete", "STAGE_PBT_COMPLETE"),
+        names=(
+            "PBT_GENERATION_COMPLETE",
+            "pbt_complete",
+            "STAGE_PBT_COMPLETE",
+            "StageEvent.PBT_COMPLETE",
+            "RingRiftEventType.STAGE_PBT_COMPLETE",
+        ),
         reason=(
             "Four of the predecessor's maps agree that its stage pbt_complete is the end of one "
             "generation."
@@ -1265,7 +1357,13 @@ RULES: tuple[Rule, ...] = (
     Rule(type="optimization.nas_best_architecture_found", names=("NAS_BEST_ARCHITECTURE",)),
     Rule(
         type="optimization.nas_completed",
-        names=("NAS_COMPLETED", "nas_complete", "STAGE_NAS_COMPLETE"),
+        names=(
+            "NAS_COMPLETED",
+            "nas_complete",
+            "STAGE_NAS_COMPLETE",
+            "StageEvent.NAS_COMPLETE",
+            "RingRiftEventType.STAGE_NAS_COMPLETE",
+        ),
         reason="The predecessor had two targets that differ only in tense.",
     ),
     Rule(
@@ -1300,12 +1398,12 @@ RULES: tuple[Rule, ...] = (
     Rule(type="regression.cleared", names=("REGRESSION_CLEARED",)),
     Rule(
         type="consensus.ledger_started",
-        names=("GENESIS",),
+        names=("GENESIS", "hashgraph.EventType.GENESIS"),
         reason="An entry of the consensus ledger.",
     ),
     Rule(
         type="consensus.heartbeat_recorded",
-        names=("HEARTBEAT",),
+        names=("HEARTBEAT", "hashgraph.EventType.HEARTBEAT"),
         reason=(
             "An entry of the consensus ledger; the heartbeats of nodes, tasks and coordinators "
             "have names of their own."
@@ -1313,7 +1411,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         type="consensus.state_synced",
-        names=("STATE_SYNC",),
+        names=("STATE_SYNC", "hashgraph.EventType.STATE_SYNC"),
         reason="An entry of the consensus ledger; no data is moved, so it is not sync.completed.",
     ),
     Rule(
@@ -1326,7 +1424,11 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         type="consensus.evaluation_recorded",
-        names=("EVALUATION_RESULT",),
+        names=(
+            "EVALUATION_RESULT",
+            "hashgraph.EventType.EVALUATION_RESULT",
+            "hashgraph.EvaluationEventType.EVALUATION_RESULT",
+        ),
         reason=(
             "An entry of the consensus ledger, the same in both of its vocabularies: one node's "
             "result before agreement, so it is not evaluation.completed."
@@ -1334,17 +1436,21 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         type="consensus.evaluation_agreed",
-        names=("EVALUATION_CONSENSUS",),
+        names=(
+            "EVALUATION_CONSENSUS",
+            "hashgraph.EventType.EVALUATION_CONSENSUS",
+            "hashgraph.EvaluationEventType.EVALUATION_CONSENSUS",
+        ),
         reason="An entry of the consensus ledger, the same in both of its vocabularies.",
     ),
     Rule(
         type="consensus.evaluation_disputed",
-        names=("EVALUATION_DISPUTE",),
+        names=("EVALUATION_DISPUTE", "hashgraph.EvaluationEventType.EVALUATION_DISPUTE"),
         reason="An entry of the consensus ledger.",
     ),
     Rule(
         type="consensus.elo_recorded",
-        names=("ELO_UPDATE",),
+        names=("ELO_UPDATE", "hashgraph.EventType.ELO_UPDATE"),
         reason=(
             "An entry of the consensus ledger: a rating as one node computed it, so it is not "
             "evaluation.elo_updated, which the rating store sends."
@@ -1352,12 +1458,17 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         type="consensus.elo_agreed",
-        names=("ELO_CONSENSUS",),
+        names=("ELO_CONSENSUS", "hashgraph.EventType.ELO_CONSENSUS"),
         reason="An entry of the consensus ledger.",
     ),
     Rule(
         type="consensus.promotion_proposed",
-        names=("PromotionEventType.PROPOSAL", "PROMOTION_PROPOSAL"),
+        names=(
+            "PromotionEventType.PROPOSAL",
+            "PROMOTION_PROPOSAL",
+            "hashgraph.EventType.PROMOTION_PROPOSAL",
+            "hashgraph.PromotionEventType.PROPOSAL",
+        ),
         reason=(
             "An entry of the consensus ledger; PROPOSAL is a member only within its enum, alone "
             "it could be any proposal."
@@ -1365,7 +1476,12 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         type="consensus.promotion_voted",
-        names=("PromotionEventType.VOTE", "PROMOTION_VOTE"),
+        names=(
+            "PromotionEventType.VOTE",
+            "PROMOTION_VOTE",
+            "hashgraph.EventType.PROMOTION_VOTE",
+            "hashgraph.PromotionEventType.VOTE",
+        ),
         reason=(
             "An entry of the consensus ledger; VOTE is a member only within its enum, alone it "
             "could be any vote."
@@ -1373,7 +1489,11 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         type="consensus.promotion_decided",
-        names=("PromotionEventType.CONSENSUS", "PROMOTION_CONSENSUS"),
+        names=(
+            "PromotionEventType.CONSENSUS",
+            "PROMOTION_CONSENSUS",
+            "hashgraph.PromotionEventType.CONSENSUS",
+        ),
         reason=(
             "An entry of the consensus ledger: the votes suffice, either way, so it is not "
             "promotion_approved; CONSENSUS is a member only within its enum."
@@ -1381,7 +1501,13 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         type="consensus.promotion_certified",
-        names=("PROMOTION_CERTIFIED", "PromotionEventType.CERTIFICATE", "PROMOTION_CERTIFICATE"),
+        names=(
+            "PROMOTION_CERTIFIED",
+            "PromotionEventType.CERTIFICATE",
+            "PROMOTION_CERTIFICATE",
+            "hashgraph.EventType.PROMOTION_CERTIFIED",
+            "hashgraph.PromotionEventType.CERTIFICATE",
+        ),
         reason=(
             "An entry of the consensus ledger: a promotion is certified by its certificate; "
             "CERTIFICATE is a member only within its enum."
@@ -1440,12 +1566,12 @@ RULES: tuple[Rule, ...] = (
     Rule(type="daemon.coordinator_handed_over", names=("COORDINATOR_HANDOFF",)),
     Rule(
         type="lock.acquired",
-        names=("LOCK_ACQUIRED",),
+        names=("LOCK_ACQUIRED", "RingRiftEventType.LOCK_ACQUIRED"),
         reason="Known only to the second enum.",
     ),
     Rule(
         type="lock.released",
-        names=("LOCK_RELEASED",),
+        names=("LOCK_RELEASED", "RingRiftEventType.LOCK_RELEASED"),
         reason="Known only to the second enum.",
     ),
     Rule(

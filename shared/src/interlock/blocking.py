@@ -60,9 +60,7 @@ class BlockingFleet:
         self, name: str, payload: Payload, *, id: str | None = None, timeout_s: float = 30.0
     ) -> Ack:
         """As `Fleet.publish_legacy`."""
-        return self._wait(
-            self._fleet.publish_legacy(name, payload, id=id, timeout_s=timeout_s)
-        )
+        return self._wait(self._fleet.publish_legacy(name, payload, id=id, timeout_s=timeout_s))
 
     def publish_raw(
         self,
@@ -73,9 +71,7 @@ class BlockingFleet:
         timeout_s: float = 30.0,
     ) -> Ack:
         """Publish bytes as they are, acknowledged, as a worker in any language would."""
-        return self._wait(
-            self._fleet.bus.publish(subject, body, headers, timeout_s=timeout_s)
-        )
+        return self._wait(self._fleet.bus.publish(subject, body, headers, timeout_s=timeout_s))
 
     def consume(
         self,
@@ -131,9 +127,7 @@ def connect_blocking(
         try:
             yield BlockingFleet(fleet, loop)
         finally:
-            asyncio.run_coroutine_threadsafe(
-                connection.__aexit__(None, None, None), loop
-            ).result()
+            asyncio.run_coroutine_threadsafe(connection.__aexit__(None, None, None), loop).result()
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()

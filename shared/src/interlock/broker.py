@@ -476,13 +476,14 @@ class EmbeddedBroker:
             raise ConnectionError(f"what listens on port {self.port} is no NATS server")
         info = msgspec.json.decode(greeting, type=_Info)
         if info.server_name != self._settled.identity.server_name:
-            raise BrokerNotReadyError(
+            # Ours is about to end because of it, and `start` then finds another port.
+            raise ConnectionError(
                 f"port {self.port} is held by another NATS server, {info.server_name}: "
                 "stop it, or name another port"
             )
         if not info.jetstream:
             raise ConnectionError("JetStream is not up")
-        on_disk = await asyncio.to_thread(self._streams_on_disk)
+        on_disk = self._streams_on_disk()
         login = {
             "user": self.user,
             "pass": self.password,
@@ -505,19 +506,19 @@ class EmbeddedBroker:
             served.update(answer.streams or ())
             if not answer.streams or len(served) >= answer.total:
                 break
-        await self._require_streams(on_disk - served)
+        self._require_streams(on_disk - served)
 
     def _streams_on_disk(self) -> set[str]:
         folder = self._store_path / "jetstream" / "$G" / "streams"
         return {meta.parent.name for meta in folder.glob("*/meta.inf")}
 
-    async def _require_streams(self, missing: set[str]) -> None:
+    def _require_streams(self, missing: set[str]) -> None:
         """A stream whose files are damaged is left out by the server, with a line in the log.
 
         Going on would let `interlock setup` make it anew, empty: acknowledged messages, lost.
         """
         if missing:  # and not deleted in the meantime
-            missing &= await asyncio.to_thread(self._streams_on_disk)
+            missing &= self._streams_on_disk()
         if missing:
             raise BrokerNotReadyError(
                 f"the store holds streams that the server could not read: "

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import random
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -128,8 +128,14 @@ class Bus:
         """Whether the connection stands at this moment."""
         return self._nc.is_connected
 
+    @property
+    def server(self) -> dict[str, Any]:
+        """What the broker said of itself when it greeted us."""
+        info: dict[str, Any] = getattr(self._nc, "_server_info", {})
+        return info
+
     @contextlib.contextmanager
-    def on_reconnect(self, callback: Callable[[], None]) -> Any:
+    def on_reconnect(self, callback: Callable[[], None]) -> Iterator[None]:
         """Have `callback` called after each reconnection, while the context lasts."""
         self._reconnects.append(callback)
         try:
@@ -137,7 +143,8 @@ class Bus:
         finally:
             self._reconnects.remove(callback)
 
-    def _reconnected(self) -> None:
+    def reconnected(self) -> None:
+        """Tell everybody who asked that the connection is back."""
         for callback in list(self._reconnects):
             callback()
 
@@ -180,7 +187,10 @@ class Bus:
                 why = "the broker did not answer"
             except nats.errors.OutboundBufferLimitError:
                 why = "the broker is away and the buffer for it is full"
-            except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError) as error:
+            except (
+                nats.errors.ConnectionClosedError,
+                nats.errors.ConnectionDrainingError,
+            ) as error:
                 raise NotAcknowledged(f"{subject}: the connection is closed") from error
             except nats.errors.BadSubjectError as error:
                 raise PublishRefused(f"{subject!r} is not a subject", code=400) from error
@@ -192,9 +202,7 @@ class Bus:
                 if refused is not None:
                     raise refused
                 why = answer.description
-            pause = delay_s(
-                attempt, base_s=_RETRY_BASE_S, cap_s=_RETRY_CAP_S, rand=random.random
-            )
+            pause = delay_s(attempt, base_s=_RETRY_BASE_S, cap_s=_RETRY_CAP_S, rand=random.random)
             await asyncio.sleep(max(0.0, min(pause, deadline - loop.time())))
         raise NotAcknowledged(
             f"{subject} was not acknowledged within {timeout_s:g} s ({why}). It may be stored or "
@@ -266,9 +274,7 @@ class Bus:
                         code=error.get("code", 0),
                         err_code=error.get("err_code", 0),
                     )
-            pause = delay_s(
-                attempt, base_s=_RETRY_BASE_S, cap_s=_RETRY_CAP_S, rand=random.random
-            )
+            pause = delay_s(attempt, base_s=_RETRY_BASE_S, cap_s=_RETRY_CAP_S, rand=random.random)
             await asyncio.sleep(max(0.0, min(pause, deadline - loop.time())))
 
     async def subscribe(
@@ -340,9 +346,9 @@ async def connect(settings: ConnectionSettings | None = None, *, name: str = "in
 
     async def on_reconnect() -> None:
         log.info("broker connection back", url=where.url)
-        bus._reconnected()
+        bus.reconnected()
 
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"reconnect_time_wait": 0.2}
     if where.creds is not None:
         options["user_credentials"] = str(where.creds)
     elif where.user is not None:
@@ -357,7 +363,6 @@ async def connect(settings: ConnectionSettings | None = None, *, name: str = "in
                 reconnected_cb=on_reconnect,
                 allow_reconnect=True,
                 max_reconnect_attempts=-1,
-                reconnect_time_wait=0.2,
                 connect_timeout=2,
                 ping_interval=10,
                 max_outstanding_pings=2,
@@ -372,7 +377,7 @@ async def connect(settings: ConnectionSettings | None = None, *, name: str = "in
             "`interlock up`, or set INTERLOCK_NATS_URL (and INTERLOCK_NATS_USER, "
             "INTERLOCK_NATS_PASSWORD)."
         ) from error
-    if not getattr(client, "_server_info", {}).get("jetstream", False):
+    if not bus.server.get("jetstream", False):
         await client.close()
         raise ContractBroken(f"the broker at {where.url} runs without JetStream: start it with -js")
     return bus

@@ -11,7 +11,7 @@ def now() -> datetime:
 
 
 def rfc3339(at: datetime) -> str:
-    """Microsecond RFC 3339, always with the same number of digits, so that text order is time order."""
+    """Microsecond RFC 3339, always as long, so that text order is time order."""
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 

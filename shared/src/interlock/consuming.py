@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+import msgspec
 import structlog
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
@@ -24,6 +25,7 @@ from interlock.errors import (
     MessageTooLarge,
     Reject,
 )
+from interlock.publishing import encode_event
 from interlock.pull import PullLoop
 from interlock.redelivery import Dead, RetryPolicy, after_failure, on_delivery
 from interlock_schemas import envelope, letters, subjects
@@ -162,8 +164,6 @@ class Consumption:
         metrics.HANDLED.add(1, self._labels)
 
     async def _tell_resolved(self, letter: str, hop: int) -> None:
-        from interlock.publishing import encode_event
-
         event = LetterResolved(
             letter=letter, service=self._service, consumer=self._consumer, hop=hop
         )
@@ -208,12 +208,10 @@ class Consumption:
         except MessageTooLarge:
             # Only the headers can be to blame: the body came through the same broker with room
             # to spare. They stay readable where the original stands.
-            note = f"{letter.reason} (its {len(letter.headers)} headers did not fit into the letter: "
-            note += f"see message {letter.stream_seq} of stream {letter.stream})"
-            slim = {k: v for k, v in letter.headers.items() if len(k) + len(v) < 128}
-            if len(slim) > 64:
-                slim = {}
-            headers, body = letters.write_letter(_replace(letter, reason=note, headers=slim))
+            note = f"its {len(letter.headers)} headers did not fit into the letter: see message "
+            note += f"{letter.stream_seq} of stream {letter.stream}"
+            slim = msgspec.structs.replace(letter, reason=f"{letter.reason} ({note})", headers={})
+            headers, body = letters.write_letter(slim)
             await self._bus.publish(subject, body, headers)
 
     def _letter(
@@ -245,17 +243,10 @@ class Consumption:
             headers={
                 name: value
                 for name, value in delivery.headers.items()
-                if name
-                not in (envelope.REPLAY_OF, envelope.REPLAY_FOR, envelope.REPLAY_HOP)
+                if name not in (envelope.REPLAY_OF, envelope.REPLAY_FOR, envelope.REPLAY_HOP)
             },
             body=delivery.body,
         )
-
-
-def _replace(letter: DeadLetter, *, reason: str, headers: dict[str, str]) -> DeadLetter:
-    import msgspec
-
-    return msgspec.structs.replace(letter, reason=reason, headers=headers)
 
 
 def _sentence(error: BaseException) -> str:

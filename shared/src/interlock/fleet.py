@@ -1,4 +1,4 @@
-"""What a worker holds: publish events, consume them, ask services. `interlock.connect()` makes one."""
+"""What a worker holds: it publishes events, consumes them and asks services."""
 
 import asyncio
 import contextlib

@@ -209,9 +209,7 @@ async def _changes(
     return found
 
 
-async def apply(
-    bus: Bus, contracts: Iterable[Contract], *, dry_run: bool = False
-) -> list[Change]:
+async def apply(bus: Bus, contracts: Iterable[Contract], *, dry_run: bool = False) -> list[Change]:
     """Make the broker hold what is declared. Running it again changes nothing.
 
     Raises ContractBroken, before anything is changed, when a declared setting would shrink or

@@ -118,7 +118,10 @@ class PullLoop:
             self._requested = 0
         free = self._places - len(self._in_hand) - self._requested
         if free >= max(1, self._places // 4) and self._bus.connected and now >= self._not_before:
-            if self._unanswered_since is not None and now - self._unanswered_since > _MISSING_AFTER_S:
+            if (
+                self._unanswered_since is not None
+                and now - self._unanswered_since > _MISSING_AFTER_S
+            ):
                 await self._check_exists()
                 self._unanswered_since = None
             self._requested += free

@@ -6,7 +6,7 @@ gap it is made anew behind the last message seen, so nothing is missed and nothi
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -66,7 +66,7 @@ class Reader:
         self.backlog = 0
         """How many messages stood in the stream for us when reading began."""
 
-    async def records(self, *, until_end: bool = False) -> AsyncIterator[Record]:
+    async def records(self, *, until_end: bool = False) -> AsyncGenerator[Record, None]:
         """Yield message after message, for ever or until what is there now has been read."""
         while True:
             try:
@@ -80,8 +80,8 @@ class Reader:
             except BusUnavailable:
                 await asyncio.sleep(0.2)
 
-    async def _once(self, *, until_end: bool) -> AsyncIterator[Record]:
-        queue: asyncio.Queue[Record | None | _Lost] = asyncio.Queue(maxsize=_HELD)
+    async def _once(self, *, until_end: bool) -> AsyncGenerator[Record, None]:
+        queue: asyncio.Queue[Record | _Lost | None] = asyncio.Queue(maxsize=_HELD)
         expected = 1
         name = ""
 
@@ -105,7 +105,9 @@ class Reader:
                 return
             expected += 1
             await queue.put(
-                Record(message.subject, at.stream_seq, at.time_ns, headers, message.data, at.pending)
+                Record(
+                    message.subject, at.stream_seq, at.time_ns, headers, message.data, at.pending
+                )
             )
 
         inbox = self._bus.inbox()

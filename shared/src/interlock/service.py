@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 import msgspec
 import structlog
-from nats.micro import ServiceConfig, add_service
+from nats.micro import add_service
 from nats.micro.request import Request, ServiceError
-from nats.micro.service import EndpointConfig
+from nats.micro.service import EndpointConfig, ServiceConfig
 from opentelemetry.trace import SpanKind
 
 from interlock import logs, provisioning, telemetry
@@ -86,11 +86,12 @@ class Service:
         )
 
     def watch(self, bucket: Bucket, on_entry: Callable[[Entry], None]) -> None:
-        """Call back for every key as it stands, before anything is consumed, and then for changes."""
+        """Call back for every key as it stands, before consuming begins, and then for changes."""
         self.store(bucket)
         self._watches.append((bucket, on_entry))
 
-    async def _serve(self, stop: asyncio.Event) -> None:
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Watch, consume and answer until `stop` is set; then finish what is in hand."""
         async with asyncio.TaskGroup() as group:
             background = [
                 await self._start_watch(group, bucket, callback)
@@ -193,7 +194,7 @@ async def _run(
         await provisioning.verify(bus, contract)
         service = Service(contract, settings, Fleet(bus, source=contract.name))
         await setup(service)
-        await service._serve(stop)
+        await service.serve(stop)
     finally:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5):
@@ -217,8 +218,8 @@ def run(
         known, unknown = group.split(InterlockError)
         if unknown is not None:
             raise
-        for error in known.exceptions if known is not None else ():
-            log.error("cannot go on", why=str(error))
+        for each in known.exceptions if known is not None else ():
+            log.error("cannot go on", why=str(each))
         sys.exit(1)
     finally:
         telemetry.shutdown()

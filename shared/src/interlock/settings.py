@@ -19,7 +19,9 @@ class ConnectionSettings(BaseSettings):
         description="Broker address, or several with commas between. "
         "Default: the broker that `interlock up` runs on this machine, else nats://127.0.0.1:4222.",
     )
-    nats_user: str | None = Field(default=None, description="User name, if the broker asks for one.")
+    nats_user: str | None = Field(
+        default=None, description="User name, if the broker asks for one."
+    )
     nats_password: SecretStr | None = Field(default=None, description="Its password.")
     nats_creds: Path | None = Field(
         default=None, description="A NATS credentials file, instead of user and password."

@@ -1,4 +1,4 @@
-"""What the dead-letter-queue is to the rest of the fleet. The only place that names its subjects."""
+"""What the dead-letter-queue is to the fleet. The only place that names its subjects."""
 
 from interlock_schemas import letters, subjects
 from interlock_schemas.contracts import Contract, Publishes
@@ -7,11 +7,12 @@ from interlock_schemas.topology import DEAD, EVENTS, LETTERS, Consumer
 
 __all__ = ["CONTRACT", "DIED", "RESOLVED"]
 
-DIED = Consumer(stream=DEAD, name=letters.SERVICE, filters=(subjects.DEAD,))
+DIED = Consumer(stream=DEAD, name=letters.SERVICE, filters=(subjects.DEAD,), ack_wait_s=10.0)
 RESOLVED = Consumer(
     stream=EVENTS,
     name=f"{letters.SERVICE}-resolved",
     filters=(subjects.event_filter(LetterResolved.event_type),),
+    ack_wait_s=10.0,
 )
 
 CONTRACT = Contract(

@@ -67,16 +67,14 @@ class DeadLetterQueue:
     async def _change(
         self, id: str, decide: Callable[[LetterRecord | None], LetterRecord | None]
     ) -> LetterRecord | None:
-        """Write what `decide` makes of the record; again with the newer one if another was faster."""
+        """Write what `decide` makes of the record; decide anew where another was faster."""
         while True:
             record = decide(self._records.get(id))
             if record is None:
                 return None
             value = msgspec.json.encode(record)
             try:
-                revision = await self._store.put(
-                    id, value, revision=self._revisions.get(id, 0)
-                )
+                revision = await self._store.put(id, value, revision=self._revisions.get(id, 0))
             except WrongRevision:
                 self.on_record(await self._store.get(id))
                 continue
@@ -133,7 +131,7 @@ class DeadLetterQueue:
     def _select(
         self, ids: Iterable[str], wanted: LetterFilter | None, limit: int
     ) -> tuple[list[LetterRecord], dict[str, str], int]:
-        """The letters that a command speaks of, those it cannot find, and how many are left over."""
+        """The letters that a command means, those it cannot find, and how many are left over."""
         ids = list(dict.fromkeys(ids))
         if bool(ids) == (wanted is not None):
             raise CommandFailed("name letters by their ids or by a filter, one of both", code="400")
@@ -154,9 +152,7 @@ class DeadLetterQueue:
     async def list(self, request: ListLetters) -> LetterPage:
         """One page."""
         limit = max(1, min(request.limit, self._settings.page_limit))
-        return life.page(
-            self._records.values(), request.filter, limit=limit, after=request.after
-        )
+        return life.page(self._records.values(), request.filter, limit=limit, after=request.after)
 
     async def show(self, request: ShowLetter) -> LetterDetail:
         """One letter with everything."""
@@ -264,12 +260,7 @@ class DeadLetterQueue:
             elif record.status == "discarded":
                 unchanged.append(record.id)
             else:
-                await self._change(
-                    record.id,
-                    lambda current, was=record: life.discarded(
-                        current or was, at=rfc3339(now()), by=request.by, reason=request.reason
-                    ),
-                )
+                await self._discard_one(record, by=request.by, reason=request.reason)
                 await self._tell(
                     LetterDiscarded(
                         letter=record.id,
@@ -283,6 +274,13 @@ class DeadLetterQueue:
                 done.append(record.id)
         return LettersReport(
             done=tuple(done), unchanged=tuple(unchanged), refused=refused, remaining=remaining
+        )
+
+    async def _discard_one(self, record: LetterRecord, *, by: str, reason: str) -> None:
+        at = rfc3339(now())
+        await self._change(
+            record.id,
+            lambda current: life.discarded(current or record, at=at, by=by, reason=reason),
         )
 
     async def _tell(self, event: Event, *, id: str) -> None:

@@ -1,4 +1,4 @@
-"""What the event-normalizer is to the rest of the fleet. The only place that names its subjects."""
+"""What the event-normalizer is to the fleet. The only place that names its subjects."""
 
 from interlock_schemas import mappings, subjects
 from interlock_schemas.contracts import Contract, Publishes
@@ -11,6 +11,7 @@ INBOX = Consumer(
     stream=LEGACY,
     name=mappings.SERVICE,
     filters=(subjects.LEGACY,),
+    ack_wait_s=10.0,
     max_ack_pending=2_000,
 )
 

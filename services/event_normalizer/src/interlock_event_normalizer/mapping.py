@@ -162,14 +162,12 @@ def _find_name(
 
 def _unknown(content: Payload, spelled: list[str]) -> Refusal:
     """Say which name nobody knows."""
-    told = next(
-        (v for k in _NAME_KEYS if isinstance(v := content.get(k), str) and v.strip()), None
-    )
+    told = next((v for k in _NAME_KEYS if isinstance(v := content.get(k), str) and v.strip()), None)
     name = (told or (spelled[-1] if spelled else ""))[:_LONGEST_SHOWN]
     if not name:
         return Refusal(
             code=Code.UNKNOWN_NAME,
-            reason="no event name: neither under event_type, type, event or name, nor in the subject",
+            reason="no event name: not under event_type, type, event or name, nor in the subject",
         )
     return Refusal(
         code=Code.UNKNOWN_NAME,
@@ -196,9 +194,7 @@ def _payload_of(content: Payload, name_key: str | None) -> Payload | Refusal:
         if not isinstance(inner, dict):
             if name_key is None:
                 continue
-            return Refusal(
-                code=Code.INVALID, reason=f"`{key}` is {_kind(inner)}, not an object"
-            )
+            return Refusal(code=Code.INVALID, reason=f"`{key}` is {_kind(inner)}, not an object")
         del beside[key]
         return _merged(inner, beside)
     return beside

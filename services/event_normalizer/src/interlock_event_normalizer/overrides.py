@@ -12,6 +12,7 @@ from interlock_schemas.mappings import Mapping
 
 __all__ = ["Refused", "check"]
 
+
 class Refused(msgspec.Struct, frozen=True):
     """Why a mapping may not be made."""
 

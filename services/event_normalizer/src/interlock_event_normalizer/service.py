@@ -1,6 +1,5 @@
 """The shell of the event-normalizer: legacy subject in, decision, canonical subject out."""
 
-
 import msgspec
 
 from interlock.clock import now, rfc3339, rfc3339_ns

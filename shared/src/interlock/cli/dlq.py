@@ -71,7 +71,9 @@ def list_letters(
 ) -> None:
     """List dead letters, newest first."""
     if status not in ("open", "replayed", "resolved", "discarded", "all"):
-        raise typer.BadParameter("open, replayed, resolved, discarded or all", param_hint="--status")
+        raise typer.BadParameter(
+            "open, replayed, resolved, discarded or all", param_hint="--status"
+        )
     wanted = _filter(code, service, name, subject, since)
     if status != "all":
         wanted = msgspec.structs.replace(wanted, status=status)

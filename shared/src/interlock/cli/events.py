@@ -161,9 +161,12 @@ def tail(
         str | None,
         typer.Option(help="Begin then: 10m, 2h, 3d, a time, or all. Default: from now on."),
     ] = None,
-    count: Annotated[int | None, typer.Option("-n", "--count", min=1, help="Stop after so many.")] = None,
+    count: Annotated[
+        int | None, typer.Option("-n", "--count", min=1, help="Stop after so many.")
+    ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow/--no-follow", help="Go on, or stop at the end of what is there.")
+        bool,
+        typer.Option("--follow/--no-follow", help="Go on, or stop at the end of what is there."),
     ] = True,
     state: StateOption = None,
     json: JsonFlag = False,
@@ -188,9 +191,9 @@ def _where(filter: str | None) -> tuple[str, str]:
     root = filter.partition(".")[0]
     roots = {"legacy": LEGACY, "dead": DEAD, "events": EVENTS}
     known = catalogue.by_name()
-    if filter in known or any(entry.domain == filter for entry in known.values()):
-        if filter not in roots:
-            return EVENTS.name, subjects.event_filter(filter)
+    is_event = filter in known or any(entry.domain == filter for entry in known.values())
+    if is_event and filter not in roots:
+        return EVENTS.name, subjects.event_filter(filter)
     if root in roots:
         return roots[root].name, filter if "." in filter else f"{filter}.>"
     if filter.endswith(".*") and any(entry.domain == filter[:-2] for entry in known.values()):

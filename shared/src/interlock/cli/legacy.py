@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
 from interlock.cli import base
@@ -221,9 +220,7 @@ def unmap(
     from interlock_schemas import mappings
 
     reply = base.run(
-        _command(
-            base.settings(state), mappings.UNMAP, mappings.UnmapName(name=name, by=base.who())
-        )
+        _command(base.settings(state), mappings.UNMAP, mappings.UnmapName(name=name, by=base.who()))
     )
     if json:
         base.emit(reply)

