@@ -293,16 +293,19 @@ class EmbeddedBroker:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
+        why = "no answer"
         while True:
             try:
                 async with asyncio.timeout_at(min(deadline, loop.time() + _ANSWER_TIMEOUT_S)):
                     await self._check()
                     return
-            except (OSError, EOFError, TimeoutError) as error:
+            except (OSError, EOFError) as error:
+                # A TimeoutError, which is an OSError, says nothing; what came before may.
+                why = str(error) or why
                 if loop.time() >= deadline:
                     raise BrokerNotReadyError(
-                        f"{self.url} did not serve within {timeout_s:g} s "
-                        f"({str(error) or 'no answer'}): see {self.log_path}"
+                        f"{self.url} did not serve within {timeout_s:g} s ({why}): "
+                        f"see {self.log_path}"
                     ) from error
             await asyncio.sleep(_POLL_S)
 

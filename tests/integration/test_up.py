@@ -1,0 +1,112 @@
+"""`interlock up`: killed, stopped and started again, with nothing lost."""
+
+import asyncio
+import json
+import os
+import signal
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from interlock import state
+from interlock.bus import connected
+from interlock.fleet import Fleet
+from interlock_schemas import envelope
+from tests.conftest import PATIENCE_S, Up, cli_json, eventually, run_cli
+
+
+async def test_up_killed_in_mid_traffic_goes_on_where_it_stopped(own_up: Up) -> None:
+    acked: list[str] = []
+
+    async def traffic(fleet: Fleet, enough: asyncio.Event) -> None:
+        number = 0
+        while not enough.is_set():
+            number += 1
+            id = f"t{number}"
+            name = "training_complete" if number % 5 else "nobody_knows_this"
+            body = {"event_type": name, "payload": {"config_key": "hex8_2p", "n": number}}
+            await fleet.bus.publish(
+                "legacy.bus", json.dumps(body).encode(), {envelope.MSG_ID: id}, timeout_s=60
+            )
+            acked.append(id)
+
+    # The worker connects to an address that stays the same across the restart.
+    async with connected(own_up.settings, name="test") as bus:
+        fleet = Fleet(bus, source="test")
+        enough = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(2):
+                task = group.create_task(traffic(fleet, enough))
+                await asyncio.sleep(0.8)
+                await asyncio.to_thread(own_up.kill)
+                assert not task.done()
+                await asyncio.to_thread(own_up.start)
+                await asyncio.sleep(0.4)
+            enough.set()
+
+        async def all_ended() -> bool:
+            for name in ("event-normalizer", "dead-letter-queue"):
+                stream = "LEGACY" if name == "event-normalizer" else "DEAD"
+                info = await bus.api(f"CONSUMER.INFO.{stream}.{name}")
+                if info["num_pending"] or info["num_ack_pending"]:
+                    return False
+            return True
+
+        await eventually(all_ended)
+        canonical = await bus.api("STREAM.INFO.EVENTS", {"subjects_filter": "events.training.>"})
+        events = sum((canonical["state"]["subjects"] or {}).values())
+        letters = cli_json(own_up, "dlq", "list", "--limit", "1")["total"]
+        stored = (await bus.api("STREAM.INFO.LEGACY"))["state"]["messages"]
+    assert len(acked) > 50
+    assert stored >= len(set(acked))
+    assert events + letters == stored
+
+
+def test_what_dies_is_started_again(own_up: Up) -> None:
+    before = own_up.pids()
+    for name in before:
+        os.kill(before[name], signal.SIGKILL)
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            running = state.read_run(own_up.folder)
+            pids = {p.name: p.pid for p in running.processes} if running else {}
+            if pids.get(name) not in (None, before[name]):
+                break
+            time.sleep(0.05)
+        else:
+            pytest.fail(f"{name} was not started again")
+    own_up.await_services()
+
+
+def test_a_second_up_on_the_same_folder_is_refused(up: Up) -> None:
+    told = run_cli(up, "up", "--state", str(up.folder))
+    assert told.returncode == 1
+    assert "in use" in told.stderr
+
+
+def test_only_one_service(tmp_path: Path) -> None:
+    alone = Up(tmp_path / "state", "--only", "event-normalizer")
+    alone.await_services = lambda: None  # type: ignore[method-assign]
+    alone.start()
+    try:
+        deadline = time.monotonic() + PATIENCE_S
+        told = cli_json(alone, "status")
+        while told["silent"] != ["dead-letter-queue"] and time.monotonic() < deadline:
+            told = cli_json(alone, "status")
+        assert [service["name"] for service in told["services"]] == ["event-normalizer"]
+        assert told["silent"] == ["dead-letter-queue"]
+    finally:
+        assert alone.stop() == 0
+
+
+def test_stopping_leaves_nothing_running_and_says_so(tmp_path: Path) -> None:
+    fleet = Up(tmp_path / f"state-{uuid.uuid4().hex[:6]}")
+    fleet.start()
+    pids = fleet.pids()
+    assert fleet.stop() == 0
+    assert state.read_run(fleet.folder) is None
+    for pid in pids.values():
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
