@@ -131,7 +131,9 @@ def clean_env() -> dict[str, str]:
     }
 
 
-def run_cli(up: Up | None, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+def run_cli(
+    up: Up | None, *arguments: str, stdin: str = "", timeout_s: float = PATIENCE_S * 2
+) -> subprocess.CompletedProcess[str]:
     """Run the command line, against that fleet if one is given."""
     env = clean_env()
     if up is not None:
@@ -142,7 +144,7 @@ def run_cli(up: Up | None, *arguments: str, stdin: str = "") -> subprocess.Compl
         text=True,
         input=stdin,
         env=env,
-        timeout=PATIENCE_S * 2,
+        timeout=timeout_s,
         check=False,
     )
 

@@ -23,6 +23,7 @@ __all__ = [
     "TRACEPARENT",
     "TRACESTATE",
     "TYPE",
+    "canonical_id",
     "escape",
     "forwarded",
     "lookup",
@@ -83,6 +84,11 @@ def message_id(headers: Mapping[str, str] | None, stream: str, seq: int, time_ns
     return lookup(headers, ID) or lookup(headers, MSG_ID) or f"{stream.lower()}-{seq}-{time_ns:x}"
 
 
+def canonical_id(message_id: str) -> str:
+    """The id of the canonical event of a legacy message: always the same for the same message."""
+    return f"legacy.{message_id}"
+
+
 def forwarded(headers: Mapping[str, str] | None) -> dict[str, str]:
     """The headers of a message that are neither ours nor the broker's: they travel on unchanged."""
     return {
@@ -93,10 +99,18 @@ def forwarded(headers: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def escape(value: str) -> str:
-    """Make any text fit into one header line: percent-encoding, as CloudEvents does it."""
-    return quote(value, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~", errors="surrogatepass")
+    """Make any text fit into one header line: percent-encoding, as CloudEvents does it.
+
+    Spaces stay readable, except at the ends, where clients strip them.
+    """
+    inner = value.strip(" ")
+    if not inner:
+        return "%20" * len(value)
+    before, _, after = value.partition(inner)
+    quoted = quote(inner, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~", errors="surrogatepass")
+    return "%20" * len(before) + quoted + "%20" * len(after)
 
 
 def unescape(value: str) -> str:
-    """The inverse of `escape`."""
+    """The inverse of `escape`. Bytes that are no UTF-8 become U+FFFD."""
     return unquote(value, errors="replace")

@@ -31,6 +31,9 @@ QUALIFIERS = frozenset(
     }
 )
 
+#: A name is looked up without so many of its leading qualifiers: none has more than two, and each
+#: costs a pass over the whole name, which whoever sends it may make as long as a message.
+_MOST_QUALIFIERS = 4
 #: Longer names are not compared for suggestions: nobody's event name is that long.
 _LONGEST_COMPARED = 80
 _CANDIDATES = 24
@@ -79,7 +82,7 @@ def _table() -> dict[str, tuple[Rule, str]]:
 
 def _candidates(name: str) -> list[str]:
     """The whole name first, then the name without its leading qualifiers."""
-    parts = name.strip().split(".")
+    parts = name.strip().split(".", _MOST_QUALIFIERS)
     found = [fold(name)]
     while len(parts) > 1 and fold(parts[0]) in QUALIFIERS:
         parts = parts[1:]

@@ -115,7 +115,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _META_FIELDS = tuple(
-    field.name
+    field
     for field in msgspec.structs.fields(DeadLetter)
     if field.name not in ("headers", "body", "suggestions")
 )
@@ -130,35 +130,37 @@ def letter_id(consumer: str, message_id: str, body: bytes) -> str:
 def write_letter(letter: DeadLetter) -> tuple[dict[str, str], bytes]:
     """The headers and the body that carry a letter."""
     headers = {
-        f"{_META}{name.replace('_', '-')}": envelope.escape(str(getattr(letter, name)))
-        for name in _META_FIELDS
-        if getattr(letter, name) not in ("", None)
+        _header(field.name): envelope.escape(str(value))
+        for field in _META_FIELDS
+        if (value := getattr(letter, field.name)) != "" or field.required
     }
     if letter.suggestions:
-        headers[f"{_META}suggestions"] = envelope.escape(
+        headers[_header("suggestions")] = envelope.escape(
             msgspec.json.encode(letter.suggestions).decode()
         )
     headers |= {f"{_ORIGINAL}{name}": value for name, value in letter.headers.items()}
     if letter.traceparent:
-        headers[envelope.TRACEPARENT] = letter.traceparent
-    headers[envelope.MSG_ID] = f"{letter.id}.{letter.hop}"
+        headers[envelope.TRACEPARENT] = envelope.escape(letter.traceparent)
+    headers[envelope.MSG_ID] = envelope.escape(f"{letter.id}.{letter.hop}")
     return headers, letter.body
 
 
 def read_letter(headers: Mapping[str, str] | None, body: bytes) -> DeadLetter:
     """The letter that a message carries.
 
-    Raises msgspec.ValidationError when the headers are not those of a letter.
+    Raises msgspec.DecodeError when the headers are not those of a letter.
     """
     known = {name.lower(): value for name, value in (headers or {}).items()}
     fields: dict[str, object] = {}
-    for name in _META_FIELDS:
-        value = known.get(f"{_META}{name.replace('_', '-')}")
+    for field in _META_FIELDS:
+        value = known.get(_header(field.name))
         if value is not None:
-            fields[name] = envelope.unescape(value)
-    suggestions = known.get(f"{_META}suggestions")
+            fields[field.name] = envelope.unescape(value)
+    suggestions = known.get(_header("suggestions"))
     if suggestions is not None:
-        fields["suggestions"] = msgspec.json.decode(envelope.unescape(suggestions))
+        fields["suggestions"] = msgspec.json.decode(
+            envelope.unescape(suggestions), type=tuple[str, ...]
+        )
     fields["headers"] = {
         name[len(_ORIGINAL) :]: value
         for name, value in (headers or {}).items()
@@ -166,6 +168,10 @@ def read_letter(headers: Mapping[str, str] | None, body: bytes) -> DeadLetter:
     }
     letter = msgspec.convert(fields, DeadLetter, strict=False)
     return msgspec.structs.replace(letter, body=body)
+
+
+def _header(field: str) -> str:
+    return f"{_META}{field.replace('_', '-')}"
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

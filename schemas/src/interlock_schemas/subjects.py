@@ -35,6 +35,8 @@ def token(value: str) -> str:
     encoded = quote(value, safe="=", errors="surrogatepass").replace(".", "%2E").replace("~", "%7E")
     if not encoded:
         return NO_KEY
+    if encoded == NO_KEY:
+        return "%5F"
     if len(encoded) > _LONGEST_TOKEN:
         digest = hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()[:12]
         encoded = f"{encoded[: _LONGEST_TOKEN - 13]}-{digest}"

@@ -12,7 +12,7 @@ def now() -> datetime:
 
 def rfc3339(at: datetime) -> str:
     """Microsecond RFC 3339, always as long, so that text order is time order."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return at.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def rfc3339_ns(time_ns: int) -> str:

@@ -88,7 +88,15 @@ def normalize(
     match, name_key = _find_name(content, named, resolve)
     if match is None:
         return _unknown(content, spelled)
-    payload = _payload_of(content, name_key)
+    try:
+        return _canonical(match, _payload_of(content, name_key), headers)
+    except RecursionError:
+        return _too_deep(match.name)
+
+
+def _canonical(
+    match: Match, payload: Payload | Refusal, headers: Mapping[str, str]
+) -> Canonical | Refusal:
     if isinstance(payload, Refusal):
         return msgspec.structs.replace(payload, name=match.name[:_LONGEST_SHOWN])
     entry = catalogue.by_name()[match.type]
@@ -99,19 +107,16 @@ def normalize(
     _derive_config(payload)
     try:
         entry.convert(payload)
-        encoded = msgspec.json.encode(payload)
     except msgspec.ValidationError as error:
         return Refusal(
             code=Code.INVALID,
             reason=f"the payload does not fit {entry.name}: {error}",
             name=match.name[:_LONGEST_SHOWN],
         )
-    except RecursionError:
-        return _too_deep(match.name)
     return Canonical(
         type=entry.name,
         payload=payload,
-        body=encoded,
+        body=msgspec.json.encode(payload),
         name=match.name[:_LONGEST_SHOWN],
         origin=_origin(payload, headers)[:_LONGEST_SHOWN],
         time=_time(payload.get("timestamp")),
@@ -206,9 +211,16 @@ def _merged(inner: Payload, beside: Payload) -> Payload:
     for key, value in beside.items():
         if key not in merged:
             merged[key] = value
-        elif merged[key] != value:
+        elif not _same(merged[key], value):
             merged[_free_name(f"envelope_{key}", merged, beside)] = value
     return merged
+
+
+def _same(one: object, other: object) -> bool:
+    """Whether two values are the same JSON. In Python 1, 1.0 and true are equal."""
+    return msgspec.json.encode(one, order="deterministic") == msgspec.json.encode(
+        other, order="deterministic"
+    )
 
 
 def _free_name(name: str, *taken: Payload) -> str:
@@ -237,7 +249,7 @@ def _fold_aliases(payload: Payload, entry: EventType) -> None:
             if payload.get(field) is None:
                 payload[field] = value
                 del payload[alias]
-            elif payload[field] == value and type(payload[field]) is type(value):
+            elif _same(payload[field], value):
                 del payload[alias]
 
 
@@ -288,6 +300,7 @@ def _time(stamp: object) -> str | None:
     else:
         return None
     try:
-        return at.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        told = at.astimezone(datetime.UTC).isoformat(timespec="microseconds")
     except (OverflowError, ValueError):
         return None
+    return told.removesuffix("+00:00") + "Z"

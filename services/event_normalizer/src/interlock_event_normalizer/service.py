@@ -69,7 +69,7 @@ class Normalizer:
         headers = envelope.forwarded(delivery.headers)
         headers |= event_headers(
             outcome.type,
-            id=f"legacy.{delivery.id}",
+            id=envelope.canonical_id(delivery.id),
             source=outcome.origin,
             time=outcome.time or rfc3339_ns(delivery.position.time_ns),
         )

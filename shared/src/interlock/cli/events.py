@@ -43,7 +43,7 @@ def _value(text: str, wanted: Any) -> Any:
             pass
     try:
         return msgspec.json.decode(text)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return text
 
 

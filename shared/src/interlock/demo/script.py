@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from interlock_schemas import legacy, subjects
+from interlock_schemas import envelope, legacy, subjects
 from interlock_schemas.letters import Code
 
 __all__ = ["CONSUMER", "MAPPED_NAME", "MAPPED_TYPE", "Item", "script"]
@@ -53,7 +53,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def event_id(self) -> str:
         """The id of the canonical event: its own, or the one that the normalizer gives it."""
-        return self.id if self.kind == "canonical" else f"legacy.{self.id}"
+        return self.id if self.kind == "canonical" else envelope.canonical_id(self.id)
 
 
 def _spellings() -> list[tuple[str, str]]:
