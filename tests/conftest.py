@@ -37,8 +37,16 @@ class Up:
         self.folder.mkdir(parents=True, exist_ok=True)
         log = (self.folder / "up.log").open("a")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "interlock", "up", "--state", str(self.folder), "--json"]
-            + list(self.arguments),
+            [
+                sys.executable,
+                "-m",
+                "interlock",
+                "up",
+                "--state",
+                str(self.folder),
+                "--json",
+                *self.arguments,
+            ],
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -66,7 +74,7 @@ class Up:
 
     def logs(self) -> str:
         """The end of every log."""
-        parts = [p for p in sorted((self.folder / "logs").glob("*.log"))]
+        parts = sorted((self.folder / "logs").glob("*.log"))
         return "\n".join(f"== {p.name}\n{p.read_text(errors='replace')[-3_000:]}" for p in parts)
 
     def pids(self) -> dict[str, int]:

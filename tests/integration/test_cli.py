@@ -20,7 +20,9 @@ def test_every_command_has_help_and_json() -> None:
         assert told.returncode == 0, (path, told.stderr)
         listed = told.stdout.partition("Commands:")[2]
         names = [
-            line.split()[0] for line in listed.splitlines() if line.startswith("  ") and line[2] != " "
+            line.split()[0]
+            for line in listed.splitlines()
+            if line.startswith("  ") and line[2] != " "
         ]
         if not names:
             assert "--json" in told.stdout, path
@@ -31,7 +33,8 @@ def test_every_command_has_help_and_json() -> None:
     for wanted in (
         ("up",), ("demo",), ("setup",), ("doctor",), ("status",), ("publish",), ("tail",),
         ("version",), ("legacy", "list"), ("legacy", "explain"), ("legacy", "map"),
-        ("legacy", "unmap"), ("dlq", "list"), ("dlq", "show"), ("dlq", "replay"), ("dlq", "discard"),
+        ("legacy", "unmap"), ("dlq", "list"), ("dlq", "show"), ("dlq", "replay"),
+        ("dlq", "discard"),
     ):  # fmt: skip
         assert wanted in leaves
 
@@ -111,9 +114,7 @@ def test_setup_twice_changes_nothing(up: Up) -> None:
     assert {change["action"] for change in changes} == {"none"}
 
 
-def test_doctor_finds_a_healthy_fleet_healthy_and_a_missing_one_not(
-    up: Up, tmp_path: Path
-) -> None:
+def test_doctor_finds_a_healthy_fleet_healthy_and_a_missing_one_not(up: Up, tmp_path: Path) -> None:
     assert cli_json(up, "doctor")["healthy"]
     told = subprocess.run(
         [sys.executable, "-m", "interlock", "doctor", "--json"],

@@ -75,9 +75,7 @@ async def test_a_handler_that_recovers_leaves_no_letter(fleet: Fleet, bus: Bus) 
                 raise RuntimeError("not yet")
 
     name = name_of_consumer()
-    async with running(
-        fleet.consume(name, handle, "training", from_start=False, retry=QUICK)
-    ):
+    async with running(fleet.consume(name, handle, "training", from_start=False, retry=QUICK)):
         await eventually(lambda: exists(bus, name))
         await fleet.publish(TrainingCompleted(config="c", model=name))
         await eventually(lambda: as_true(3 in attempts))
@@ -86,9 +84,7 @@ async def test_a_handler_that_recovers_leaves_no_letter(fleet: Fleet, bus: Bus) 
     assert await letters_of(fleet, name) == ()
 
 
-async def test_the_last_failure_becomes_a_letter_with_the_exception(
-    fleet: Fleet, bus: Bus
-) -> None:
+async def test_the_last_failure_becomes_a_letter_with_the_exception(fleet: Fleet, bus: Bus) -> None:
     async def handle(received: interlock.Received[Any]) -> None:
         if received.event.model == name:
             raise ValueError("the loss went up")
@@ -177,7 +173,7 @@ async def test_never_more_in_hand_than_places(fleet: Fleet, bus: Bus) -> None:
 
 async def test_an_event_that_nobody_could_decode_becomes_a_letter(fleet: Fleet, bus: Bus) -> None:
     async def handle(received: interlock.Received[Any]) -> None:
-        raise AssertionError("it should not get here")
+        raise AssertionError(f"it should not get here: {received.id}")
 
     name = name_of_consumer()
     work = fleet.consume(name, handle, "training.rollback_completed", from_start=False)
@@ -268,9 +264,7 @@ async def test_draining_finishes_what_is_in_hand(fleet: Fleet, bus: Bus) -> None
 
     name = name_of_consumer()
     async with asyncio.TaskGroup() as group:
-        group.create_task(
-            fleet.consume(name, handle, "training", from_start=False, stop=stop)
-        )
+        group.create_task(fleet.consume(name, handle, "training", from_start=False, stop=stop))
         await eventually(lambda: exists(bus, name))
         await fleet.publish(TrainingCompleted(config="c", model=name))
         await begun.wait()

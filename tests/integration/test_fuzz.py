@@ -63,9 +63,13 @@ class Fuzz:
         return content
 
     def message(self) -> tuple[str, bytes]:
-        subject = self.rand.choice(
-            ("legacy.bus", "legacy.a.b.c", f"legacy.{self.rand.choice(self.names)}")
-        ).replace("(", "").replace(")", "")
+        subject = (
+            self.rand.choice(
+                ("legacy.bus", "legacy.a.b.c", f"legacy.{self.rand.choice(self.names)}")
+            )
+            .replace("(", "")
+            .replace(")", "")
+        )
         kind = self.rand.randrange(100)
         if kind < 15:
             return subject, self.rand.randbytes(self.rand.randrange(300))
@@ -124,4 +128,3 @@ async def test_ten_thousand_fuzzed_messages_each_have_one_end(own_up: Up) -> Non
     assert dead > 1_000
     assert set(counts.open_by_code) >= {"unknown_name", "undecodable", "invalid"}
     assert own_up.pids() == before
-

@@ -2,7 +2,6 @@
 
 import http.server
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -125,7 +124,7 @@ class Collector(http.server.ThreadingHTTPServer):
 
 
 class _Receiver(http.server.BaseHTTPRequestHandler):
-    def do_POST(self) -> None:  # noqa: N802  # the name that the base class calls
+    def do_POST(self) -> None:  # the name that the base class calls
         body = self.rfile.read(int(self.headers["Content-Length"]))
         assert isinstance(self.server, Collector)
         self.server.received.setdefault(self.path, []).append(body)
@@ -187,6 +186,5 @@ def test_a_service_is_silent_without_otel_variables_and_never_logs_the_password(
     for path in [*up.folder.glob("logs/*"), *up.folder.glob("*.log")]:
         assert password not in path.read_text(errors="replace")
     for pid in up.pids().values():
-        with open(f"/proc/{pid}/cmdline", "rb") as command:
-            assert password.encode() not in command.read()
-    assert os.stat(up.folder / "credentials.json").st_mode & 0o077 == 0
+        assert password.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    assert (up.folder / "credentials.json").stat().st_mode & 0o077 == 0

@@ -5,7 +5,6 @@ import json
 import socket
 import time
 import uuid
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,17 +16,17 @@ from interlock.fleet import Fleet
 from interlock.reader import Reader, Record
 from interlock_schemas import envelope, letters, mappings
 from interlock_schemas.letters import LetterRecord
-from tests.conftest import Up, eventually
+from tests.conftest import Up, cli_json, eventually
 
 
 async def events_of(bus: Bus, message_id: str) -> list[Record]:
     """The canonical events of a legacy message."""
-    found = []
     reader = Reader(bus, "EVENTS", ("events.>",), {"deliver_policy": "all"})
-    async for record in reader.records(until_end=True):
-        if record.headers.get(envelope.ID) == f"legacy.{message_id}":
-            found.append(record)
-    return found
+    return [
+        record
+        async for record in reader.records(until_end=True)
+        if record.headers.get(envelope.ID) == f"legacy.{message_id}"
+    ]
 
 
 async def letter_of(fleet: Fleet, message_id: str) -> LetterRecord:
@@ -186,9 +185,7 @@ async def test_a_subject_that_is_not_text_neither_deafens_nor_loses(up: Up, bus:
     assert await eventually(lambda: events_of(bus, id))
 
 
-async def test_mappings_survive_a_restart(own_up: Up, tmp_path: Path) -> None:
-    from tests.conftest import cli_json
-
+async def test_mappings_survive_a_restart(own_up: Up) -> None:
     cli_json(own_up, "legacy", "map", "night_shift_over", "training.completed")
     assert own_up.stop() == 0
     own_up.start()

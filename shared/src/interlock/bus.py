@@ -18,8 +18,9 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from opentelemetry.trace import SpanKind
 
-from interlock import endpoint
+from interlock import endpoint, telemetry
 from interlock.backoff import delay_s
 from interlock.errors import (
     BusUnavailable,
@@ -162,6 +163,8 @@ class Bus:
         Without a ``Nats-Msg-Id`` header one is made, so that a retry stores nothing twice.
         `expected_revision` makes it a compare-and-set on the subject's last sequence (0: none).
 
+        The trace goes on in a ``traceparent`` header, unless there is one already.
+
         Raises NotAcknowledged at the deadline, WrongRevision when the compare-and-set lost,
         MessageTooLarge and PublishRefused when no retry would help.
         """
@@ -170,7 +173,23 @@ class Bus:
             sent[envelope.MSG_ID] = uuid.uuid4().hex
         if expected_revision is not None:
             sent["Nats-Expected-Last-Subject-Sequence"] = str(expected_revision)
-        self._check_size(body, sent)
+        with telemetry.tracer.start_as_current_span(
+            f"publish {subject.partition('.')[0]}",
+            kind=SpanKind.PRODUCER,
+            attributes={
+                "messaging.system": "nats",
+                "messaging.destination.name": subject,
+                "messaging.message.id": sent[envelope.MSG_ID],
+            },
+        ):
+            if envelope.lookup(sent, envelope.TRACEPARENT) is None:
+                telemetry.inject(sent)
+            self._check_size(body, sent)
+            return await self._publish(subject, body, sent, timeout_s)
+
+    async def _publish(
+        self, subject: str, body: bytes, sent: dict[str, str], timeout_s: float
+    ) -> Ack:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         why = "the broker did not answer"

@@ -1,11 +1,12 @@
 """Which broker, and as whom: the settings, else this machine's own, else the usual address."""
 
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import msgspec
 
 from interlock import state
+from interlock.errors import ConnectFailed
 from interlock.settings import ConnectionSettings
 
 __all__ = ["Endpoint", "resolve"]
@@ -27,20 +28,36 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 def _bare(url: str) -> tuple[str, str | None, str | None]:
     """An address without its credentials, and the credentials."""
-    split = urlsplit(url if "://" in url else f"nats://{url}")
-    host = split.hostname or ""
+    try:
+        split = urlsplit(url if "://" in url else f"nats://{url}")
+        host, port = split.hostname, split.port or 4222
+    except ValueError as error:
+        raise _no_address(str(error)) from error
+    if not host:
+        raise _no_address("it names no host")
     if ":" in host:
         host = f"[{host}]"
-    netloc = f"{host}:{split.port or 4222}"
-    bare = urlunsplit((split.scheme, netloc, split.path, "", ""))
-    return bare, split.username, split.password
+    bare = urlunsplit((split.scheme, f"{host}:{port}", split.path, "", ""))
+    user, password = (unquote(part) if part else None for part in (split.username, split.password))
+    return bare, user, password
+
+
+def _no_address(why: str) -> ConnectFailed:
+    return ConnectFailed(
+        f"INTERLOCK_NATS_URL is no broker address ({why}): write it as nats://host:4222"
+    )
 
 
 def resolve(settings: ConnectionSettings) -> Endpoint:
-    """Decide where to connect. Looks at the state folder only when no address is set."""
+    """Decide where to connect. Looks at the state folder only when no address is set.
+
+    Raises ConnectFailed when the address that is set is none.
+    """
     password = settings.nats_password.get_secret_value() if settings.nats_password else None
     if settings.nats_url:
         parts = [_bare(part.strip()) for part in settings.nats_url.split(",") if part.strip()]
+        if not parts:
+            raise _no_address("it is empty")
         user = next((user for _, user, _ in parts if user), None)
         secret = next((secret for _, _, secret in parts if secret), None)
         return Endpoint(

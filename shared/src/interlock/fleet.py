@@ -169,9 +169,7 @@ class Fleet:
         """Publish an event under its legacy name, as an old worker would."""
         headers = {envelope.MSG_ID: id} if id else {}
         body = msgspec.json.encode({"event_type": name, "payload": payload})
-        return await self.bus.publish(
-            subjects.legacy(name), body, telemetry.inject(headers), timeout_s=timeout_s
-        )
+        return await self.bus.publish(subjects.legacy(name), body, headers, timeout_s=timeout_s)
 
     async def consume(
         self,

@@ -4,8 +4,10 @@
 earlier run left behind, and keeps the record of what runs, by which other commands find the broker.
 """
 
+import asyncio
 import contextlib
 import datetime
+import functools
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -15,8 +17,9 @@ from pydantic import SecretStr
 
 from interlock import provisioning, state
 from interlock.broker import EmbeddedBroker
-from interlock.bus import connected
+from interlock.bus import Bus, connected
 from interlock.discovery import contracts
+from interlock.errors import BusUnavailable
 from interlock.settings import ConnectionSettings
 from interlock.supervisor import Child, ProcessEvent, Supervisor
 from interlock_schemas.contracts import Contract
@@ -35,6 +38,17 @@ class LocalFleet(msgspec.Struct, frozen=True):
     env: dict[str, str]
     """What a process needs in its environment to connect."""
     services: tuple[str, ...]
+
+
+async def _answers(bus: Bus, service: str) -> None:
+    """Return once the service answers its ping."""
+    while True:
+        try:
+            await bus.request(f"$SRV.PING.{service}", b"", timeout_s=1.0)
+        except BusUnavailable:
+            await asyncio.sleep(0.1)
+        else:
+            return
 
 
 @contextlib.asynccontextmanager
@@ -87,21 +101,23 @@ async def local_fleet(
             async with supervisor:
                 supervisor.start(msgspec.structs.replace(child, name=BROKER))
                 await supervisor.until_running(BROKER)
-                async with connected(settings, name="interlock-setup") as bus:
+                async with connected(settings, name="interlock-up") as bus:
                     # All of the declared consumers, also those of services that are not run here:
                     # what they are owed is kept for them.
                     await provisioning.apply(bus, contracts())
-                for contract in chosen:
-                    supervisor.start(
-                        Child(
-                            name=contract.name,
-                            command=[sys.executable, "-m", contract.module],
-                            env=env,
-                            stop_grace_s=30.0,
+                    for contract in chosen:
+                        supervisor.start(
+                            Child(
+                                name=contract.name,
+                                command=[sys.executable, "-m", contract.module],
+                                env=env,
+                                ready=functools.partial(_answers, bus, contract.name),
+                                stop_grace_s=30.0,
+                            )
                         )
+                    yield LocalFleet(
+                        supervisor, settings, env, tuple(contract.name for contract in chosen)
                     )
-                yield LocalFleet(
-                    supervisor, settings, env, tuple(contract.name for contract in chosen)
-                )
+                    await supervisor.drain()
         finally:
             state.clear_run(folder)

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from interlock.broker import MIN_VERSION
 from interlock.bus import ApiError, Bus
 from interlock.errors import ContractBroken
 from interlock_schemas.contracts import Contract
@@ -169,6 +170,17 @@ def _safe(setting: str, want: Any, have: Any) -> bool:
     return True
 
 
+def _require_version(bus: Bus) -> None:
+    """Raise ContractBroken for a broker too old for what is declared."""
+    version = str(bus.server.get("version", "0"))
+    numbers = tuple(int(part) for part in version.partition("-")[0].split(".") if part.isdigit())
+    if numbers < MIN_VERSION:
+        raise ContractBroken(
+            f"the broker at {bus.url} is nats-server {version}: "
+            f"{'.'.join(map(str, MIN_VERSION))} or newer is needed"
+        )
+
+
 async def _standing(bus: Bus, verb: str) -> dict[str, Any] | None:
     try:
         answer = await bus.api(verb)
@@ -215,6 +227,7 @@ async def apply(bus: Bus, contracts: Iterable[Contract], *, dry_run: bool = Fals
     Raises ContractBroken, before anything is changed, when a declared setting would shrink or
     recreate what stands.
     """
+    _require_version(bus)
     consumers = [consumer for contract in contracts for consumer in contract.consumes]
     work = await _changes(bus, STREAMS, BUCKETS, ())
     missing_streams = {c.name for c, _, _ in work if c.kind == "stream" and c.action == "create"}
@@ -257,6 +270,7 @@ async def create_consumer(bus: Bus, stream: str, config: Mapping[str, Any]) -> N
 
 async def verify(bus: Bus, contract: Contract) -> None:
     """The start-up check: raise ContractBroken when the broker lacks what a service needs."""
+    _require_version(bus)
     streams = {consumer.stream.name: consumer.stream for consumer in contract.consumes}
     buckets = {bucket.name: bucket for bucket in (*contract.stores, *contract.reads)}
     work = await _changes(bus, streams.values(), buckets.values(), contract.consumes)

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 
 import msgspec
 
-from interlock import telemetry
 from interlock.clock import now, rfc3339
 from interlock_schemas import catalogue, envelope, subjects
 from interlock_schemas.event import Event, OpenEvent, Payload
@@ -61,4 +60,4 @@ def encode_event(
         event.type_name, id=id or uuid.uuid4().hex, source=source, time=rfc3339(now())
     )
     subject = subjects.event(event.type_name, key or key_of(payload))
-    return subject, _encoder.encode(payload), telemetry.inject(sent)
+    return subject, _encoder.encode(payload), sent

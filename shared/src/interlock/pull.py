@@ -171,8 +171,8 @@ class PullLoop:
         except ApiError as error:
             if error.code == 404:
                 raise ContractBroken(
-                    f"consumer {self._consumer} of stream {self._stream} is gone: "
-                    "run `interlock setup`, then start again"
+                    f"consumer {self._consumer} of stream {self._stream} is gone: run "
+                    "`interlock setup`, then start again (a worker makes its own when it starts)"
                 ) from error
             raise
         except BusUnavailable:

@@ -1,12 +1,15 @@
 """The life of a dead letter: what each happening makes of its record. Pure.
 
 A letter is open, then replayed, and then either resolved or open again; or it is discarded. Each
-replay has a number, its hop, and whatever is told about an earlier hop than the record's is old
-news. So every happening may be told twice, or late, and the record comes out the same.
+replay has a number, its hop. The history holds each happening once, in the order of the hops, and
+the status is read from it: the latest hop decides, and what is told about an earlier one no longer
+does. So every happening may be told twice, or late, and the record comes out the same.
 """
 
+import datetime
 from collections import Counter
 from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
@@ -16,6 +19,7 @@ from interlock_schemas.letters import (
     LetterFilter,
     LetterPage,
     LetterRecord,
+    Status,
     Step,
 )
 
@@ -35,19 +39,23 @@ __all__ = [
 #: After so many replays a letter stays where it is: replaying it does not help.
 MAX_HOPS = 8
 
+#: What can happen at one hop, in order. That a replay was handled outweighs all else.
+_ORDER_AT_A_HOP: Final = ("replayed", "died", "discarded", "resolved")
+
 
 def captured(
     record: LetterRecord | None, letter: DeadLetter, letter_seq: int
 ) -> LetterRecord | None:
     """The record after a letter arrived; None where it tells nothing new."""
     step = Step(at=letter.last_at, did="died", hop=letter.hop, reason=letter.reason)
-    if record is None:
-        history: tuple[Step, ...] = (step,)
-    elif letter.hop > record.hop or (letter.hop == record.hop and record.status == "replayed"):
-        history = (*record.history, step)
-    else:
-        return None
-    return LetterRecord(
+    if record is not None and any(s.hop > step.hop for s in record.history if s.did == "died"):
+        late = _after(record, step)
+        return late and msgspec.structs.replace(
+            late,
+            attempts=record.attempts + letter.attempts,
+            first_at=min(record.first_at, letter.first_at),
+        )
+    latest = LetterRecord(
         id=letter.id,
         status="open",
         code=letter.code,
@@ -68,8 +76,31 @@ def captured(
         error=letter.error,
         traceparent=letter.traceparent,
         suggestions=letter.suggestions,
-        history=history,
+        history=record.history if record else (),
     )
+    return _after(latest, step)
+
+
+def _after(record: LetterRecord, step: Step) -> LetterRecord | None:
+    """The record with one more step in its history; None where the step is there already."""
+    if any((each.did, each.hop) == (step.did, step.hop) for each in record.history):
+        return None
+    history = sorted(
+        (*record.history, step), key=lambda each: (each.hop, _ORDER_AT_A_HOP.index(each.did))
+    )
+    hop = history[-1].hop
+    return msgspec.structs.replace(
+        record, status=_status(history, hop), hop=hop, history=tuple(history)
+    )
+
+
+def _status(history: Iterable[Step], hop: int) -> Status:
+    at_last = {step.did for step in history if step.hop == hop}
+    if "resolved" in at_last:
+        return "resolved"
+    if any(step.did == "discarded" for step in history):
+        return "discarded"
+    return "open" if "died" in at_last else "replayed"
 
 
 def refuse_replay(record: LetterRecord) -> str | None:
@@ -86,32 +117,26 @@ def refuse_discard(record: LetterRecord) -> str | None:
     return "it was resolved: there is nothing to discard" if record.status == "resolved" else None
 
 
-def replayed(record: LetterRecord, *, hop: int, at: str, by: str, reason: str) -> LetterRecord:
-    """The record after replay number `hop` was sent. Its outcome may be known already."""
-    step = Step(at=at, did="replayed", hop=hop, by=by, reason=reason)
-    if record.hop < hop:
-        return msgspec.structs.replace(
-            record, status="replayed", hop=hop, history=(*record.history, step)
-        )
-    earlier = tuple(s for s in record.history if s.hop < hop)
-    later = tuple(s for s in record.history if s.hop >= hop)
-    return msgspec.structs.replace(record, history=(*earlier, step, *later))
+def replayed(
+    record: LetterRecord, *, hop: int, at: str, by: str, reason: str
+) -> LetterRecord | None:
+    """The record after replay number `hop` was sent; None where that was told before.
+
+    Its outcome may be known already.
+    """
+    return _after(record, Step(at=at, did="replayed", hop=hop, by=by, reason=reason))
 
 
 def resolved(record: LetterRecord, *, hop: int, at: str) -> LetterRecord | None:
-    """The record after replay number `hop` was handled; None where that is old news."""
-    if record.status in ("resolved", "discarded") or hop < record.hop:
+    """The record after replay number `hop` was handled; None where that was told before."""
+    return _after(record, Step(at=at, did="resolved", hop=hop))
+
+
+def discarded(record: LetterRecord, *, at: str, by: str, reason: str) -> LetterRecord | None:
+    """The record after an operator closed it; None where it is closed already."""
+    if record.status in ("resolved", "discarded"):
         return None
-    step = Step(at=at, did="resolved", hop=hop)
-    return msgspec.structs.replace(
-        record, status="resolved", hop=hop, history=(*record.history, step)
-    )
-
-
-def discarded(record: LetterRecord, *, at: str, by: str, reason: str) -> LetterRecord:
-    """The record after an operator closed it."""
-    step = Step(at=at, did="discarded", hop=record.hop, by=by, reason=reason)
-    return msgspec.structs.replace(record, status="discarded", history=(*record.history, step))
+    return _after(record, Step(at=at, did="discarded", hop=record.hop, by=by, reason=reason))
 
 
 def matches(wanted: LetterFilter, record: LetterRecord) -> bool:
@@ -123,8 +148,18 @@ def matches(wanted: LetterFilter, record: LetterRecord) -> bool:
         and (wanted.consumer is None or record.consumer == wanted.consumer)
         and (wanted.name is None or record.name.casefold() == wanted.name.casefold())
         and (wanted.subject is None or record.subject.startswith(wanted.subject))
-        and (wanted.since is None or record.last_at >= wanted.since)
+        and (wanted.since is None or _instant(record.last_at) >= _instant(wanted.since))
     )
+
+
+def _instant(text: str) -> str:
+    """One spelling for every RFC 3339 time, so that text order is time order."""
+    try:
+        at = datetime.datetime.fromisoformat(text)
+        at = at.replace(tzinfo=at.tzinfo or datetime.UTC).astimezone(datetime.UTC)
+    except (OverflowError, ValueError):
+        return text
+    return at.isoformat(timespec="microseconds")
 
 
 def _order(record: LetterRecord) -> tuple[str, str]:

@@ -8,7 +8,6 @@ from interlock.errors import CommandFailed, MessageTooLarge, Reject, WrongRevisi
 from interlock.kv import Entry
 from interlock.publishing import event_headers, key_of
 from interlock.service import Service
-from interlock.telemetry import inject
 from interlock_event_normalizer.contract import INBOX
 from interlock_event_normalizer.mapping import Canonical, normalize
 from interlock_event_normalizer.overrides import check
@@ -78,7 +77,7 @@ class Normalizer:
         headers[envelope.LEGACY_ORIGIN] = envelope.escape(outcome.origin)
         subject = subjects.event(outcome.type, key_of(outcome.payload))
         try:
-            await self._service.fleet.bus.publish(subject, outcome.body, inject(headers))
+            await self._service.fleet.bus.publish(subject, outcome.body, headers)
         except MessageTooLarge as error:
             raise Reject(str(error), code=Code.TOO_LARGE, name=outcome.name) from error
 

@@ -147,7 +147,10 @@ async def status(settings: ConnectionSettings, folder: Path, json: bool) -> None
         )
         return
     console = Console()
-    console.print(f"broker {broker['url']}  nats-server {broker['version']}  ({broker['origin']})")
+    console.print(
+        f"broker {broker['url']}  nats-server {broker['version']}  ({broker['origin']})",
+        soft_wrap=True,
+    )
     table = Table("service", "version", "requests", "errors", box=None, header_style="bold")
     for service in found:
         table.add_row(

@@ -51,7 +51,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     two_ends: int
     """Handled, and a dead letter still."""
     mistaken: int
-    """Came to another end, type or code than the script says."""
+    """Came to another end, type or code than the script says, or are no message of the script."""
     seconds: float
     kills: int
     unbalanced: tuple[str, ...] = ()
@@ -77,14 +77,17 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _DEAD = ("open", "replayed", "discarded")
+_SHOWN = 20
 
 
 def balance(items: Iterable[Item], found: Found, *, seconds: float, kills: int) -> Ledger:
     """Follow each acknowledged message to its end."""
     count: Counter[str] = Counter()
     wrong: list[str] = []
+    strays = set(found.effects)
     for item in items:
         count["published"] += 1
+        strays.discard(item.event_id)
         if item.id not in found.acknowledged:
             continue
         count["acknowledged"] += 1
@@ -92,27 +95,27 @@ def balance(items: Iterable[Item], found: Found, *, seconds: float, kills: int) 
         effects = found.effects.get(item.event_id, 0)
         # The letter of a failed normalization stands under the message's own id, that of a failed
         # handler under the event's.
-        letter = found.letters.get(item.id) or found.letters.get(item.event_id)
-        dead = letter is not None and letter.status in _DEAD
-        twice = max(0, effects - 1)
-        if item.kind != "canonical":
-            count["normalized"] += bool(types)
-            twice += max(0, len(types) - 1)
+        ids = dict.fromkeys((item.id, item.event_id))
+        letters = [found.letters[id] for id in ids if id in found.letters]
+        dead = any(letter.status in _DEAD for letter in letters)
+        twice = max(0, effects - 1) + max(0, len(types) - 1)
+        count["normalized"] += item.kind != "canonical" and bool(types)
         count["duplicates"] += twice
         count["delivered"] += effects > 0
         count["still_dead"] += dead and not effects
-        lost = not effects and letter is None
+        lost = not effects and not dead
         both = effects > 0 and dead
         count["lost"] += lost
         count["two_ends"] += both
-        if letter is not None:
-            count["dead_lettered"] += 1
-            count["replayed"] += any(step.did == "replayed" for step in letter.history)
-            count["resolved"] += letter.status == "resolved"
-        mistaken = not lost and _mistaken(item, types, effects, letter)
+        count["dead_lettered"] += bool(letters)
+        count["replayed"] += any(step.did == "replayed" for one in letters for step in one.history)
+        count["resolved"] += any(letter.status == "resolved" for letter in letters)
+        mistaken = not lost and _mistaken(item, types, effects, letters)
         count["mistaken"] += mistaken
-        if (lost or twice or both or mistaken) and len(wrong) < 20:
+        if lost or twice or both or mistaken:
             wrong.append(item.id)
+    count["mistaken"] += len(strays)
+    wrong += sorted(strays)
     return Ledger(
         **{
             field: count[field]
@@ -124,18 +127,18 @@ def balance(items: Iterable[Item], found: Found, *, seconds: float, kills: int) 
         },
         seconds=round(seconds, 1),
         kills=kills,
-        unbalanced=tuple(wrong),
+        unbalanced=tuple(wrong[:_SHOWN]),
     )  # fmt: skip
 
 
-def _mistaken(item: Item, types: list[str], effects: int, letter: LetterRecord | None) -> bool:
+def _mistaken(item: Item, types: list[str], effects: int, letters: list[LetterRecord]) -> bool:
     """Whether a message came to another end than the script says."""
-    if any(found != item.type for found in types):
+    if any(found != item.type for found in types) or (effects and not types):
         return True
     if item.code is None:
-        return letter is not None or effects == 0
-    if letter is None or letter.code is not item.code:
+        return bool(letters)
+    if [letter.code for letter in letters] != [item.code]:
         # A failing handler's message may be handled without ever dying: the fix came first.
-        return not (letter is None and item.failing == "until_fixed" and effects > 0)
+        return bool(letters) or item.failing != "until_fixed"
     repaired = item.failing == "until_fixed" or (item.failing == "never" and item.type is not None)
     return repaired != (effects > 0)
