@@ -14,6 +14,7 @@ import pytest
 
 from interlock.backoff import RestartPolicy
 from interlock.broker import EmbeddedBroker
+from interlock.process import NotReadyError, log_path
 from interlock.state import (
     ProcessRecord,
     StateError,
@@ -28,14 +29,7 @@ from interlock.state import (
     this_run,
     write_run,
 )
-from interlock.supervisor import (
-    Child,
-    NotReadyError,
-    ProcessEvent,
-    Supervisor,
-    SupervisorError,
-    log_path,
-)
+from interlock.supervisor import Child, ProcessEvent, Supervisor, SupervisorError
 
 AT_ONCE = RestartPolicy(base_s=0.001, cap_s=0.001)
 SLEEP = ["sleep", "1000"]

@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from interlock.errors import InterlockError
+from interlock.process import NotReadyError, became_ready, log_path, signal_group, spawn
 from interlock.state import (
     Credentials,
     ensure_credentials,
@@ -28,14 +29,7 @@ from interlock.state import (
     process_command,
     write_private,
 )
-from interlock.supervisor import (
-    Child,
-    NotReadyError,
-    became_ready,
-    log_path,
-    signal_group,
-    spawn,
-)
+from interlock.supervisor import Child
 
 __all__ = ["BrokerError", "BrokerNotReadyError", "EmbeddedBroker", "ServerBinary", "find_server"]
 
