@@ -192,3 +192,36 @@ async def test_mappings_survive_a_restart(own_up: Up) -> None:
     told = cli_json(own_up, "legacy", "explain", "NIGHT-SHIFT-OVER")
     assert told["canonical_type"] == "training.completed"
     assert "run time" in told["rule"]
+
+
+async def test_headers_that_another_client_may_send_and_ours_may_not(
+    up: Up, bus: Bus, fleet: Fleet
+) -> None:
+    where = urlsplit(up.settings.nats_url)
+    password = up.settings.nats_password
+    assert password is not None
+    hello = json.dumps(
+        {"user": up.settings.nats_user, "pass": password.get_secret_value(), "verbose": False,
+         "headers": True}
+    ).encode()  # fmt: skip
+    marks = [uuid.uuid4().hex for _ in range(2)]
+    with socket.create_connection((str(where.hostname), int(where.port or 0))) as raw:
+        raw.recv(65_536)
+        raw.sendall(b"CONNECT " + hello + b"\r\n")
+        for mark, body in zip(
+            marks, (b'{"event_type": "nobody"}', b'{"event_type": "model_promoted"}'), strict=True
+        ):
+            headers = f"NATS/1.0\r\nNats-Msg-Id: {mark}\r\nX(1)[ü]: a\xff\r\n"
+            headers += "Y/2: first\r\nY/2: second\r\n: nameless\r\nno colon\r\n\r\n"
+            head = headers.encode("latin-1")
+            raw.sendall(b"HPUB legacy.raw %d %d\r\n" % (len(head), len(head) + len(body)))
+            raw.sendall(head + body + b"\r\n")
+        raw.sendall(b"PING\r\n")
+        while b"PONG" not in raw.recv(65_536):
+            pass
+    record = await letter_of(fleet, marks[0])
+    assert record.code == "unknown_name"
+    assert await eventually(lambda: events_of(bus, marks[1]))
+    name = f"raw_{marks[0][:6]}"
+    report = await fleet.command(letters.REPLAY, letters.ReplayLetters(ids=(record.id,)))
+    assert report.done == (record.id,), (name, report)

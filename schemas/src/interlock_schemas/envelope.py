@@ -25,9 +25,11 @@ __all__ = [
     "TYPE",
     "canonical_id",
     "escape",
+    "escape_name",
     "forwarded",
     "lookup",
     "message_id",
+    "sendable",
     "unescape",
 ]
 
@@ -81,7 +83,10 @@ def message_id(headers: Mapping[str, str] | None, stream: str, seq: int, time_ns
     The producer's own id where it sent one; else the place of the message in its stream, with the
     time of storing, because a recreated stream counts from one again.
     """
-    return lookup(headers, ID) or lookup(headers, MSG_ID) or f"{stream.lower()}-{seq}-{time_ns:x}"
+    told = lookup(headers, ID)
+    if told is not None:
+        return unescape(told)
+    return lookup(headers, MSG_ID) or f"{stream.lower()}-{seq}-{time_ns:x}"
 
 
 def canonical_id(message_id: str) -> str:
@@ -89,13 +94,28 @@ def canonical_id(message_id: str) -> str:
     return f"legacy.{message_id}"
 
 
+def escape_name(name: str) -> str:
+    """A header's name in characters that every client may send; `unescape` is the inverse."""
+    return quote(name, safe="!#$&'*+^`|~")
+
+
+def sendable(headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers that every client may send: a name such as ``X(1)`` is percent-encoded."""
+    return {
+        name if escape_name(name).replace("%25", "%") == name else escape_name(name): value
+        for name, value in headers.items()
+    }
+
+
 def forwarded(headers: Mapping[str, str] | None) -> dict[str, str]:
     """The headers of a message that are neither ours nor the broker's: they travel on unchanged."""
-    return {
-        name: value
-        for name, value in (headers or {}).items()
-        if name.lower() not in _OURS and not name.lower().startswith("nats-")
-    }
+    return sendable(
+        {
+            name: value
+            for name, value in (headers or {}).items()
+            if name.lower() not in _OURS and not name.lower().startswith("nats-")
+        }
+    )
 
 
 def escape(value: str) -> str:

@@ -138,7 +138,9 @@ def write_letter(letter: DeadLetter) -> tuple[dict[str, str], bytes]:
         headers[_header("suggestions")] = envelope.escape(
             msgspec.json.encode(letter.suggestions).decode()
         )
-    headers |= {f"{_ORIGINAL}{name}": value for name, value in letter.headers.items()}
+    headers |= {
+        f"{_ORIGINAL}{envelope.escape_name(name)}": value for name, value in letter.headers.items()
+    }
     if letter.traceparent:
         headers[envelope.TRACEPARENT] = envelope.escape(letter.traceparent)
     headers[envelope.MSG_ID] = envelope.escape(f"{letter.id}.{letter.hop}")
@@ -162,7 +164,7 @@ def read_letter(headers: Mapping[str, str] | None, body: bytes) -> DeadLetter:
             envelope.unescape(suggestions), type=tuple[str, ...]
         )
     fields["headers"] = {
-        name[len(_ORIGINAL) :]: value
+        envelope.unescape(name[len(_ORIGINAL) :]): value
         for name, value in (headers or {}).items()
         if name.lower().startswith(_ORIGINAL)
     }

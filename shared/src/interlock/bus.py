@@ -213,6 +213,8 @@ class Bus:
                 raise NotAcknowledged(f"{subject}: the connection is closed") from error
             except nats.errors.BadSubjectError as error:
                 raise PublishRefused(f"{subject!r} is not a subject", code=400) from error
+            except nats.errors.BadHeaderError as error:
+                raise PublishRefused(f"not a header name: {error}", code=400) from error
             else:
                 answer = _ack_of(reply)
                 if isinstance(answer, Ack):

@@ -209,13 +209,13 @@ class DeadLetterQueue:
         except CommandFailed as error:
             return str(error)
         hop = record.hop + 1
-        headers = dict(letter.headers)
+        headers = envelope.sendable(letter.headers)
         for name in [name for name in headers if name.lower() == envelope.MSG_ID.lower()]:
             del headers[name]
         if envelope.lookup(headers, envelope.ID) is None:
-            headers[envelope.ID] = record.message_id
+            headers[envelope.ID] = envelope.escape(record.message_id)
         headers |= {
-            envelope.MSG_ID: f"{record.message_id}.{record.id}.{hop}",
+            envelope.MSG_ID: envelope.escape(f"{record.message_id}.{record.id}.{hop}"),
             envelope.REPLAY_OF: record.id,
             envelope.REPLAY_FOR: record.consumer,
             envelope.REPLAY_HOP: str(hop),

@@ -11,6 +11,7 @@ from interlock.service import Service
 from interlock_event_normalizer.contract import INBOX
 from interlock_event_normalizer.mapping import Canonical, normalize
 from interlock_event_normalizer.overrides import check
+from interlock_event_normalizer.published import Published
 from interlock_schemas import envelope, legacy, mappings, subjects
 from interlock_schemas.legacy_events import LegacyNameMapped, LegacyNameUnmapped
 from interlock_schemas.letters import Code
@@ -33,8 +34,13 @@ class Normalizer:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._store = service.store(LEGACY_MAPPINGS)
+        self._published = Published(service.fleet.bus)
         self._overrides: dict[str, Mapping] = {}
         self._names: dict[str, str] = {}
+
+    async def prepare(self) -> None:
+        """What has to be known before the first message."""
+        await self._published.learn_horizon()
 
     def on_mapping(self, entry: Entry) -> None:
         """Take over one key of the bucket of mappings."""
@@ -65,10 +71,15 @@ class Normalizer:
                 name=outcome.name,
                 suggestions=suggestions,
             )
+        event_id = envelope.canonical_id(delivery.id)
+        if self._published.doubtful(delivery.position) and await self._published.holds(
+            event_id, delivery.position
+        ):
+            return
         headers = envelope.forwarded(delivery.headers)
         headers |= event_headers(
             outcome.type,
-            id=envelope.canonical_id(delivery.id),
+            id=event_id,
             source=outcome.origin,
             time=outcome.time or rfc3339_ns(delivery.position.time_ns),
         )
@@ -80,6 +91,7 @@ class Normalizer:
             await self._service.fleet.bus.publish(subject, outcome.body, headers)
         except MessageTooLarge as error:
             raise Reject(str(error), code=Code.TOO_LARGE, name=outcome.name) from error
+        self._published.handled(delivery.position)
 
     async def map(self, request: MapName) -> MappingChange:
         """Make a mapping; answered once it is stored. Doing it again changes nothing."""
@@ -161,6 +173,7 @@ class Normalizer:
 async def setup(service: Service) -> None:
     """Wire the normalizer to its contract."""
     normalizer = Normalizer(service)
+    await normalizer.prepare()
     service.watch(LEGACY_MAPPINGS, normalizer.on_mapping)
     service.consume(INBOX, normalizer.on_legacy)
     service.answer(mappings.MAP, normalizer.map)
