@@ -29,7 +29,7 @@ from interlock.publishing import encode_event
 from interlock.pull import PullLoop
 from interlock.redelivery import Dead, RetryPolicy, after_failure, on_delivery
 from interlock_schemas import envelope, letters, subjects
-from interlock_schemas.letter import LetterResolved
+from interlock_schemas.letter_events import LetterResolved
 from interlock_schemas.letters import Code, DeadLetter
 
 __all__ = ["Consumption", "Handler"]

@@ -31,8 +31,9 @@ def _bare(url: str) -> tuple[str, str | None, str | None]:
     try:
         split = urlsplit(url if "://" in url else f"nats://{url}")
         host, port = split.hostname, split.port or 4222
-    except ValueError as error:
-        raise _no_address(str(error)) from error
+    except ValueError:
+        # What urlsplit says may quote a password that holds a slash.
+        raise _no_address("its host or port cannot be read") from None
     if not host:
         raise _no_address("it names no host")
     if ":" in host:

@@ -2,7 +2,7 @@
 
 from interlock_schemas import letters, subjects
 from interlock_schemas.contracts import Contract, Publishes
-from interlock_schemas.letter import LetterDiscarded, LetterReplayed, LetterResolved
+from interlock_schemas.letter_events import LetterDiscarded, LetterReplayed, LetterResolved
 from interlock_schemas.topology import DEAD, EVENTS, LETTERS, Consumer
 
 __all__ = ["CONTRACT", "DIED", "RESOLVED"]

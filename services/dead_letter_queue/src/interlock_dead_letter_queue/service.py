@@ -23,7 +23,7 @@ from interlock_dead_letter_queue.contract import DIED, RESOLVED
 from interlock_dead_letter_queue.settings import Settings
 from interlock_schemas import envelope, letters
 from interlock_schemas.event import Event
-from interlock_schemas.letter import LetterDiscarded, LetterReplayed, LetterResolved
+from interlock_schemas.letter_events import LetterDiscarded, LetterReplayed, LetterResolved
 from interlock_schemas.letters import (
     Code,
     CountLetters,
