@@ -124,6 +124,8 @@ class ExportCompleted(Event, frozen=True, kw_only=True):
     """What self-play generated in the pipeline round that this belongs to."""
     output_path: str | None = None
     duration_s: float | None = None
+    success: bool | None = None
+    """False where a stage of the predecessor ended, and ended badly."""
 
 
 class ExportValidationFailed(Event, frozen=True, kw_only=True):

@@ -91,6 +91,8 @@ class EvaluationCompleted(Event, frozen=True, kw_only=True):
     best_harness: str | None = None
     is_multi_harness: bool | None = None
     duration_s: float | None = None
+    success: bool | None = None
+    """False where a stage of the predecessor ended, and ended badly."""
 
 
 class EvaluationFailed(Event, frozen=True, kw_only=True):
@@ -122,6 +124,8 @@ class EvaluationShadowTournamentCompleted(Event, frozen=True, kw_only=True):
     """Fraction won, 0 to 1."""
     elo: float | None = None
     elo_change: float | None = None
+    success: bool | None = None
+    """False where a stage of the predecessor ended, and ended badly."""
 
 
 class HarnessCompleted(Event, frozen=True, kw_only=True):

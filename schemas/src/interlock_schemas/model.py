@@ -35,6 +35,8 @@ class ModelPromoted(Event, frozen=True, kw_only=True):
     win_rate: float | None = None
     """Fraction won in the deciding evaluation, 0 to 1."""
     reason: str | None = None
+    success: bool | None = None
+    """False where a stage of the predecessor ended, and ended badly."""
 
 
 class ModelSynced(Event, frozen=True, kw_only=True):
@@ -46,6 +48,8 @@ class ModelSynced(Event, frozen=True, kw_only=True):
     model: str | None = None
     model_path: str | None = None
     node: str | None = None
+    success: bool | None = None
+    """False where a stage of the predecessor ended, and ended badly."""
 
 
 class ModelSyncRequested(Event, frozen=True, kw_only=True):

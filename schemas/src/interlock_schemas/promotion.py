@@ -95,6 +95,8 @@ class TierGatingCompleted(Event, frozen=True, kw_only=True):
     """Fraction won, 0 to 1."""
     elo_change: float | None = None
     reason: str | None = None
+    success: bool | None = None
+    """False where a stage of the predecessor ended, and ended badly."""
 
 
 class TierAdvanced(Event, frozen=True, kw_only=True):

@@ -48,6 +48,8 @@ class SelfplayCompleted(Event, frozen=True, kw_only=True):
     db_path: str | None = None
     """Where the games lie on the node that played them."""
     duration_s: float | None = None
+    success: bool | None = None
+    """False where a stage of the predecessor ended, and ended badly."""
 
 
 class SelfplayTargetUpdated(Event, frozen=True, kw_only=True):

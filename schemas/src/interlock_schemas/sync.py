@@ -65,6 +65,8 @@ class SyncCompleted(Event, frozen=True, kw_only=True):
     files_synced: int | None = None
     bytes_transferred: int | None = None
     duration_s: float | None = None
+    success: bool | None = None
+    """False where a stage of the predecessor ended, and ended badly."""
 
 
 class SyncFailed(Event, frozen=True, kw_only=True):

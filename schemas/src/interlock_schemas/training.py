@@ -110,6 +110,8 @@ class TrainingCompleted(Event, frozen=True, kw_only=True):
     samples: int | None = None
     """Training samples used."""
     duration_s: float | None = None
+    success: bool | None = None
+    """False where a stage of the predecessor ended, and ended badly."""
 
 
 class TrainingFailed(Event, frozen=True, kw_only=True):
