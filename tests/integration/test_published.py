@@ -21,7 +21,7 @@ def position(time_ns: int, *, seq: int = 10**9, deliveries: int = 1) -> Position
 
 
 async def test_an_event_that_is_stored_is_found_and_another_is_not(bus: Bus) -> None:
-    known, late, unknown = (f"legacy.{uuid.uuid4().hex}" for _ in range(3))
+    known, late, unknown = (f"legacy.ü %{uuid.uuid4().hex}" for _ in range(3))
     published = Published(bus, window_s=0)
     at = position(time.time_ns())
     await store(bus, known)

@@ -75,6 +75,29 @@ def test_what_is_neither_ours_nor_the_brokers_travels_on_unchanged(headers: dict
         }
 
 
+visible = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1)
+
+
+@given(visible)
+def test_any_header_name_can_be_sent_and_comes_back(name: str) -> None:
+    escaped = envelope.escape_name(name)
+    assert re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", escaped)
+    assert envelope.unescape(escaped) == name
+
+
+@given(st.dictionaries(visible, texts))
+def test_headers_made_sendable_can_be_sent_and_are_made_so_once(headers: dict[str, str]) -> None:
+    sendable = envelope.sendable(headers)
+    assert all(re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) for name in sendable)
+    assert envelope.sendable(sendable) == sendable
+
+
+def test_a_header_that_can_be_sent_keeps_its_name() -> None:
+    headers = {"X-Tenant": "a", "rate%20": "b", "x_y.z": "c"}
+    assert envelope.sendable(headers) == headers
+    assert envelope.sendable({"X(1)": "d"}) == {"X%281%29": "d"}
+
+
 def test_a_replay_mark_never_travels_on() -> None:
     marks = {envelope.REPLAY_OF: "x", envelope.REPLAY_FOR.upper(): "y", envelope.REPLAY_HOP: "1"}
     assert envelope.forwarded({**marks, "tenant": "a"}) == {"tenant": "a"}
@@ -84,6 +107,10 @@ def test_the_producers_id_is_the_identity_of_a_message() -> None:
     told = {"Nats-Msg-Id": "m", "ce-id": "c"}
     assert envelope.message_id(told, "LEGACY", 7, 255) == "c"
     assert envelope.message_id({"Nats-Msg-Id": "m"}, "LEGACY", 7, 255) == "m"
+
+
+def test_an_id_that_was_escaped_on_the_way_is_the_one_that_the_producer_gave() -> None:
+    assert envelope.message_id({"ce-id": envelope.escape("über 7%")}, "S", 1, 1) == "über 7%"
 
 
 def test_without_one_it_is_the_place_in_the_stream_and_the_time() -> None:

@@ -14,7 +14,7 @@ import msgspec
 from interlock_schemas import catalogue
 from interlock_schemas.legacy_names import RULES, Rule
 
-__all__ = ["QUALIFIERS", "Match", "fold", "known_names", "resolve", "suggest"]
+__all__ = ["QUALIFIERS", "Match", "candidates", "fold", "known_names", "resolve", "suggest"]
 
 #: What the predecessor put before a name, as in ``StageEvent.SYNC_COMPLETE``. The module name
 #: ``training`` is not among them, because it is a domain too: ``training.error`` is not ``error``.
@@ -80,8 +80,8 @@ def _table() -> dict[str, tuple[Rule, str]]:
     return table
 
 
-def _candidates(name: str) -> list[str]:
-    """The whole name first, then the name without its leading qualifiers."""
+def candidates(name: str) -> list[str]:
+    """What a name may stand under, folded: all of it first, then without leading qualifiers."""
     parts = name.strip().split(".", _MOST_QUALIFIERS)
     found = [fold(name)]
     while len(parts) > 1 and fold(parts[0]) in QUALIFIERS:
@@ -93,7 +93,7 @@ def _candidates(name: str) -> list[str]:
 def resolve(name: str) -> Match | None:
     """Find the canonical type of a legacy name in any spelling, or None if nobody knows it."""
     table = _table()
-    for candidate in _candidates(name):
+    for candidate in candidates(name):
         if candidate in table:
             rule, spelling = table[candidate]
             return Match(

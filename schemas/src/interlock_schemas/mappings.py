@@ -84,6 +84,10 @@ def bucket_key(name: str) -> str:
     return base64.b32encode(fold(name).encode(errors="surrogatepass")).decode().rstrip("=")
 
 
+def _made(name: str, made: ReadOnly[str, Mapping]) -> Mapping | None:
+    return next((made[known] for known in legacy.candidates(name) if known in made), None)
+
+
 def resolve(name: str, made: ReadOnly[str, Mapping]) -> legacy.Match | None:
     """What a legacy name means now: by the mappings made at run time, else by the table.
 
@@ -91,10 +95,10 @@ def resolve(name: str, made: ReadOnly[str, Mapping]) -> legacy.Match | None:
     """
     step = name
     seen: set[str] = set()
-    while (mapping := made.get(fold(step))) is not None:
-        if fold(step) in seen:
+    while (mapping := _made(step, made)) is not None:
+        if fold(mapping.name) in seen:
             return None
-        seen.add(fold(step))
+        seen.add(fold(mapping.name))
         if catalogue.find(mapping.target) is not None:
             who = f" by {mapping.by}" if mapping.by else ""
             why = f": {mapping.reason}" if mapping.reason else ""

@@ -372,6 +372,8 @@ async def connect(settings: ConnectionSettings | None = None, *, name: str = "in
     options: dict[str, Any] = {"reconnect_time_wait": 0.2}
     if where.creds is not None:
         options["user_credentials"] = str(where.creds)
+    elif where.token is not None:
+        options["token"] = where.token
     elif where.user is not None:
         options |= {"user": where.user, "password": where.password or ""}
     try:

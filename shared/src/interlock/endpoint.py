@@ -23,6 +23,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Who said so, for messages."""
     user: str | None = None
     password: str | None = None
+    token: str | None = None
     creds: Path | None = None
 
 
@@ -61,11 +62,14 @@ def resolve(settings: ConnectionSettings) -> Endpoint:
             raise _no_address("it is empty")
         user = next((user for _, user, _ in parts if user), None)
         secret = next((secret for _, _, secret in parts if secret), None)
+        # As every NATS client reads it: a name without a password is a token.
+        token = user if user and not (secret or settings.nats_user or password) else None
         return Endpoint(
             url=",".join(bare for bare, _, _ in parts),
             origin="INTERLOCK_NATS_URL",
-            user=settings.nats_user or user,
+            user=None if token else settings.nats_user or user,
             password=password or secret,
+            token=token,
             creds=settings.nats_creds,
         )
     folder = settings.state or state.default_folder()

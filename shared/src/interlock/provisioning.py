@@ -31,7 +31,7 @@ __all__ = [
 _MARKER_TTL_S: Final = 60
 
 #: Settings that an existing stream may only have at least as large as declared, or unlimited.
-_LIMITS: Final = ("max_age", "max_msg_size", "max_msgs_per_subject")
+_LIMITS: Final = ("max_age", "max_bytes", "max_msgs", "max_msg_size", "max_msgs_per_subject")
 #: Settings that cannot be changed without making the thing anew.
 _FIXED: Final = ("storage", "retention", "ack_policy", "deliver_policy")
 
@@ -80,6 +80,8 @@ def stream_config(stream: Stream) -> dict[str, Any]:
         "discard": "old",
         "max_age": _ns(stream.max_age_s),
         "max_msg_size": stream.max_message_bytes,
+        "max_bytes": -1,
+        "max_msgs": -1,
         "duplicate_window": _ns(stream.duplicate_window_s),
         "num_replicas": stream.replicas,
         "allow_direct": True,
@@ -98,6 +100,9 @@ def bucket_config(bucket: Bucket) -> dict[str, Any]:
         "storage": "file",
         "discard": "new",
         "max_msgs_per_subject": 1,
+        "max_age": 0,
+        "max_bytes": -1,
+        "max_msgs": -1,
         "duplicate_window": _ns(120),
         "num_replicas": bucket.replicas,
         "allow_direct": True,
@@ -261,11 +266,22 @@ async def apply(bus: Bus, contracts: Iterable[Contract], *, dry_run: bool = Fals
 
 
 async def create_consumer(bus: Bus, stream: str, config: Mapping[str, Any]) -> None:
-    """Create a durable consumer, or bring an existing one to this configuration."""
-    await bus.api(
-        f"CONSUMER.CREATE.{stream}.{config['durable_name']}",
-        {"stream_name": stream, "config": dict(config)},
-    )
+    """Create a durable consumer, or bring an existing one to this configuration.
+
+    Raises ContractBroken when the stream is missing or the consumer cannot be changed so.
+    """
+    try:
+        await bus.api(
+            f"CONSUMER.CREATE.{stream}.{config['durable_name']}",
+            {"stream_name": stream, "config": dict(config)},
+        )
+    except ApiError as error:
+        if error.code == 404:
+            raise ContractBroken(f"stream {stream} is missing: run `interlock setup`") from error
+        raise ContractBroken(
+            f"consumer {config['durable_name']} stands otherwise: {error}. Choose another name, "
+            "or delete it and start again"
+        ) from error
 
 
 async def verify(bus: Bus, contract: Contract) -> None:

@@ -14,7 +14,7 @@ import structlog
 
 from interlock.bus import ApiError, Bus, Message
 from interlock.delivery import parse_position
-from interlock.errors import BusUnavailable
+from interlock.errors import BusUnavailable, ContractBroken
 
 __all__ = ["Reader", "Record"]
 
@@ -144,7 +144,9 @@ class Reader:
                 )
             except ApiError as error:
                 if error.code == 404:
-                    raise
+                    raise ContractBroken(
+                        f"stream {self._stream} is missing: run `interlock setup`"
+                    ) from error
                 raise _Lost(str(error)) from error
             name = answer["name"]
             pending = int(answer.get("num_pending", 0))

@@ -257,10 +257,11 @@ class DeadLetterQueue:
             why = life.refuse_discard(record)
             if why is not None:
                 refused[record.id] = why
-            elif record.status == "discarded":
+            elif record.status == "discarded" or not await self._discard_one(
+                record, by=request.by, reason=request.reason
+            ):
                 unchanged.append(record.id)
             else:
-                await self._discard_one(record, by=request.by, reason=request.reason)
                 await self._tell(
                     LetterDiscarded(
                         letter=record.id,
@@ -276,12 +277,14 @@ class DeadLetterQueue:
             done=tuple(done), unchanged=tuple(unchanged), refused=refused, remaining=remaining
         )
 
-    async def _discard_one(self, record: LetterRecord, *, by: str, reason: str) -> None:
+    async def _discard_one(self, record: LetterRecord, *, by: str, reason: str) -> bool:
+        """Whether it is closed now by our doing: it may have been resolved meanwhile."""
         at = rfc3339(now())
-        await self._change(
+        changed = await self._change(
             record.id,
             lambda current: life.discarded(current or record, at=at, by=by, reason=reason),
         )
+        return changed is not None
 
     async def _tell(self, event: Event, *, id: str) -> None:
         subject, body, headers = encode_event(event, source=letters.SERVICE, id=id)

@@ -89,5 +89,6 @@ class Published:
         async for record in reader.records(until_end=True):
             self._last_seq = max(self._last_seq, record.seq)
             if envelope.lookup(record.headers, envelope.LEGACY_NAME) is not None:
-                self._ids.add(hash(envelope.lookup(record.headers, envelope.ID)))
+                id = envelope.lookup(record.headers, envelope.ID) or ""
+                self._ids.add(hash(envelope.unescape(id)))
         self._reads += 1
