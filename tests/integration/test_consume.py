@@ -14,7 +14,7 @@ from interlock.fleet import Fleet
 from interlock_schemas import letters, subjects
 from interlock_schemas.letters import LetterFilter, LetterRecord
 from interlock_schemas.training import TrainingCompleted
-from tests.conftest import Up, eventually, running
+from tests.conftest import PATIENCE_S, Up, eventually, running
 
 QUICK = RetryPolicy(attempts=3, base_s=0.01, cap_s=0.05)
 
@@ -343,3 +343,19 @@ async def test_undeclared_fields_reach_the_handler(fleet: Fleet, bus: Bus) -> No
         await bus.publish(subjects.event("training.completed", "c"), body)
         await eventually(lambda: as_true(got))
     assert got[0]["mine"] == [1, 2]
+
+
+async def test_a_cancelled_consumer_ends_whenever_the_cancellation_comes(
+    fleet: Fleet, bus: Bus
+) -> None:
+    async def handle(received: interlock.Received[Any]) -> None: ...
+
+    for turns in range(60):
+        work = asyncio.create_task(fleet.consume("cancelled", handle, "training"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        work.cancel()
+        async with asyncio.timeout(PATIENCE_S):
+            with pytest.raises(asyncio.CancelledError):
+                await work
+    await bus.api("CONSUMER.DELETE.EVENTS.cancelled")

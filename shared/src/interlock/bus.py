@@ -187,6 +187,18 @@ class Bus:
             self._check_size(body, sent)
             return await self._publish(subject, body, sent, timeout_s)
 
+    async def _ask(
+        self, subject: str, body: bytes, timeout_s: float, headers: dict[str, str] | None
+    ) -> Msg:
+        """One request, under a time limit of ours.
+
+        nats-py's own limit is `asyncio.wait_for`, which before Python 3.12 swallows a
+        cancellation that comes together with the reply: the task then goes on for ever.
+        """
+        forever: Any = None
+        async with asyncio.timeout(timeout_s):
+            return await self._nc.request(subject, body, timeout=forever, headers=headers)
+
     async def _publish(
         self, subject: str, body: bytes, sent: dict[str, str], timeout_s: float
     ) -> Ack:
@@ -197,12 +209,10 @@ class Bus:
         while (left := deadline - loop.time()) > 0:
             attempt += 1
             try:
-                reply = await self._nc.request(
-                    subject, body, timeout=min(_TRY_S, left), headers=sent
-                )
+                reply = await self._ask(subject, body, min(_TRY_S, left), sent)
             except nats.errors.NoRespondersError:
                 why = f"no stream takes {subject}: has `interlock setup` been run on this broker?"
-            except nats.errors.TimeoutError:
+            except TimeoutError:
                 why = "the broker did not answer"
             except nats.errors.OutboundBufferLimitError:
                 why = "the broker is away and the buffer for it is full"
@@ -251,10 +261,10 @@ class Bus:
     ) -> Msg:
         """One request, one reply. Raises BusUnavailable when nobody answers in time."""
         try:
-            return await self._nc.request(subject, body, timeout=timeout_s, headers=headers)
+            return await self._ask(subject, body, timeout_s, headers)
         except nats.errors.NoRespondersError as error:
             raise BusUnavailable(f"nobody answers on {subject}: is the service running?") from error
-        except nats.errors.TimeoutError as error:
+        except TimeoutError as error:
             raise BusUnavailable(f"no answer on {subject} within {timeout_s:g} s") from error
         except (
             nats.errors.ConnectionClosedError,
