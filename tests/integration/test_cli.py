@@ -202,6 +202,9 @@ def test_a_letter_from_capture_to_replay_and_another_to_discard(up: Up) -> None:
         ["dlq", "list", "--status", "half-dead"],
         ["dlq", "list", "--since", "yesterday-ish"],
         ["tail", "--since", "soon"],
+        ["tail", "--since", "0001-01-01T00:00:00+14:00"],
+        ["dlq", "list", "--since", "99999999d"],
+        ["legacy", "send", ""],
         ["up", "--port", "0"],
         ["nonsense"],
     ],
@@ -216,3 +219,41 @@ def test_only_an_installed_service_can_be_run_alone(tmp_path: Path) -> None:
     told = run_cli(None, "up", "--only", "event-normaliser", "--state", str(tmp_path / "s"))
     assert told.returncode == 1
     assert "event-normalizer" in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("CONNECT_TIMEOUT_S", "soon"), ("LOG_LEVEL", "loud"), ("NATS_URL", "nats://x:port")],
+)
+def test_a_variable_that_makes_no_sense_is_named(variable: str, value: str) -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "interlock", "status"],
+        env=clean_env() | {f"INTERLOCK_{variable}": value},
+        capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert told.returncode == 1
+    assert variable in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_arguments_and_terminals_that_are_not_utf8_do_no_harm() -> None:
+    command: list[str | bytes] = [sys.executable, "-m", "interlock", "legacy", "explain"]
+    told = subprocess.run(
+        [*command, b"\xff"], env=clean_env(), capture_output=True, timeout=PATIENCE_S, check=False
+    )
+    assert told.returncode == 2
+    assert b"Traceback" not in told.stderr
+    told = subprocess.run(
+        [*command, "training_complete"],
+        env=clean_env() | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert told.returncode == 0
+    assert b"training.completed" in told.stdout
+
+
+def test_a_subject_that_is_none_ends_in_an_error(up: Up) -> None:
+    for subject in ("events.>.x", "legacy.a b", "events.."):
+        told = run_cli(up, "tail", subject, "--no-follow")
+        assert told.returncode == 1, subject
+        assert "Traceback" not in told.stderr

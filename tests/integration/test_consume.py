@@ -10,6 +10,7 @@ import pytest
 import interlock
 from interlock import RetryPolicy
 from interlock.bus import Bus
+from interlock.errors import ContractBroken
 from interlock.fleet import Fleet
 from interlock_schemas import letters, subjects
 from interlock_schemas.letters import LetterFilter, LetterRecord
@@ -359,3 +360,63 @@ async def test_a_cancelled_consumer_ends_whenever_the_cancellation_comes(
             with pytest.raises(asyncio.CancelledError):
                 await work
     await bus.api("CONSUMER.DELETE.EVENTS.cancelled")
+
+
+async def test_the_name_of_a_service_or_of_another_consumer_is_refused(
+    fleet: Fleet, bus: Bus
+) -> None:
+    async def handle(received: interlock.Received[Any]) -> None: ...
+
+    with pytest.raises(ContractBroken, match="choose another"):
+        await fleet.consume("dead-letter-queue-resolved", handle, TrainingCompleted)
+    name = name_of_consumer()
+    async with running(fleet.consume(name, handle, "training")):
+        await eventually(lambda: exists(bus, name))
+    with pytest.raises(ContractBroken, match="filter_subjects"):
+        await fleet.consume(name, handle, "evaluation")
+    async with running(fleet.consume(name, handle, "training", from_start=False, ack_wait_s=9)):
+
+        async def updated() -> bool:
+            info = await bus.api(f"CONSUMER.INFO.EVENTS.{name}")
+            return bool(info["config"]["ack_wait"] == 9_000_000_000)
+
+        await eventually(updated)
+    with pytest.raises(ValueError, match="at least 1"):
+        await fleet.consume(name, handle, concurrency=0)
+
+
+async def test_a_reject_with_a_code_that_is_none_is_the_handlers_failure(
+    fleet: Fleet, bus: Bus
+) -> None:
+    async def handle(received: interlock.Received[Any]) -> None:
+        if received.event.model == name:
+            raise interlock.Reject("no", code="my_own_code")
+
+    name = name_of_consumer()
+    async with running(fleet.consume(name, handle, "training", from_start=False, retry=QUICK)):
+        await eventually(lambda: exists(bus, name))
+        await fleet.publish(TrainingCompleted(config="c", model=name))
+        (record,) = await eventually(lambda: letters_of(fleet, name))
+    assert record.code == "handler_failed"
+    assert "my_own_code" in record.reason
+
+
+async def test_a_backlog_of_large_messages_does_not_overrun_the_connection(
+    fleet: Fleet, bus: Bus
+) -> None:
+    name = name_of_consumer()
+    filter = "model.corrupted"
+    done: list[int] = []
+
+    async def handle(received: interlock.Received[Any]) -> None:
+        done.append(received.attempt)
+
+    async with running(fleet.consume(name, handle, filter, from_start=False)):
+        await eventually(lambda: exists(bus, name))
+    body = msgspec.json.encode({"mark": name, "own": "x" * 6_000_000})
+    for _ in range(30):
+        await bus.publish(subjects.event(filter, "c"), body)
+    async with running(fleet.consume(name, handle, filter, concurrency=256)):
+        await eventually(lambda: as_true(len(done) >= 30))
+        await eventually(lambda: idle(bus, name))
+    assert done == [1] * 30

@@ -25,7 +25,7 @@ async def events_of(bus: Bus, message_id: str) -> list[Record]:
     return [
         record
         async for record in reader.records(until_end=True)
-        if record.headers.get(envelope.ID) == f"legacy.{message_id}"
+        if (record.headers.get(envelope.ID) or "").startswith(f"legacy.{message_id}.")
     ]
 
 
@@ -161,18 +161,35 @@ async def test_mappings_to_nowhere_and_loops_are_refused(fleet: Fleet) -> None:
         await fleet.command(mappings.UNMAP, mappings.UnmapName(name=name))
 
 
-async def test_a_subject_that_is_not_text_neither_deafens_nor_loses(up: Up, bus: Bus) -> None:
+def send_raw(up: Up, *commands: bytes) -> None:
+    """Speak the protocol by hand: what other clients may send and ours may not."""
     where = urlsplit(up.settings.nats_url)
     password = up.settings.nats_password
     assert password is not None
-    hello = json.dumps(
-        {"user": up.settings.nats_user, "pass": password.get_secret_value(), "verbose": False}
-    ).encode()
+    hello = {
+        "user": up.settings.nats_user,
+        "pass": password.get_secret_value(),
+        "verbose": False,
+        "headers": True,
+    }
     with socket.create_connection((str(where.hostname), int(where.port or 0))) as raw:
         raw.recv(65_536)
-        raw.sendall(b"CONNECT " + hello + b"\r\nPUB legacy.\xff\xfe\x80 2\r\n{}\r\nPING\r\n")
+        raw.sendall(b"CONNECT " + json.dumps(hello).encode() + b"\r\n")
+        for command in commands:
+            raw.sendall(command)
+        raw.sendall(b"PING\r\n")
         while b"PONG" not in raw.recv(65_536):
             pass
+
+
+def hpub(subject: bytes, head: bytes, body: bytes) -> bytes:
+    """A publish with a header block as it stands."""
+    sizes = b"%d %d" % (len(head), len(head) + len(body))
+    return b"HPUB " + subject + b" " + sizes + b"\r\n" + head + body + b"\r\n"
+
+
+async def test_a_subject_that_is_not_text_neither_deafens_nor_loses(up: Up, bus: Bus) -> None:
+    send_raw(up, b"PUB legacy.\xff\xfe\x80 2\r\n{}\r\n")
 
     async def captured() -> bool:
         info = await bus.api("STREAM.INFO.DEAD")
@@ -185,6 +202,101 @@ async def test_a_subject_that_is_not_text_neither_deafens_nor_loses(up: Up, bus:
     assert await eventually(lambda: events_of(bus, id))
 
 
+async def ends(bus: Bus) -> tuple[int, int]:
+    """How many canonical events and letters there are, once nothing moves."""
+
+    async def still() -> bool:
+        for stream, name in (("LEGACY", "event-normalizer"), ("DEAD", "dead-letter-queue")):
+            info = await bus.api(f"CONSUMER.INFO.{stream}.{name}")
+            if info["num_pending"] or info["num_ack_pending"]:
+                return False
+        return True
+
+    await eventually(still)
+    figures = [(await bus.api(f"STREAM.INFO.{s}"))["state"]["messages"] for s in ("EVENTS", "DEAD")]
+    return figures[0], figures[1]
+
+
+def block(*lines: str) -> bytes:
+    return ("NATS/1.0\r\n" + "".join(f"{line}\r\n" for line in lines) + "\r\n").encode()
+
+
+HOSTILE = {
+    "no line end": b"NATS/1.0",
+    "nonsense": b"X",
+    "a status": b"NATS/1.0 503\r\n\r\n",
+    "names that our client may not send": block("foo(bar): 1", "a/b: 2", "ü: 3"),
+    "no utf-8": b"NATS/1.0\r\nX: \xff\xfe\r\n\xff: 1\r\n: nameless\r\nno colon\r\n\r\n",
+    "a hop that is a digit and no number": block("interlock-replay-hop: ²"),
+    "a hop with five thousand digits": block("interlock-replay-hop: " + "9" * 5_000),
+    "a replay for somebody else": block(
+        "interlock-replay-of: zzz", "interlock-replay-for: zzz", "interlock-replay-hop: 1"
+    ),
+    "a letter that is no letter": block(
+        "interlock-replay-of: a b.*>", "interlock-replay-for: x", "interlock-replay-hop: 1"
+    ),
+    "one header of sixty-four thousand bytes": block("X: " + "x" * 65_300),
+    "six thousand headers": block(*(f"h{n}: 1" for n in range(6_000))),
+    "an id that grows when it is escaped": block("Nats-Msg-Id: " + "é" * 15_000),
+    "an expectation": block("Nats-Expected-Stream: LEGACY"),
+}
+
+
+@pytest.mark.parametrize("head", HOSTILE.values(), ids=HOSTILE.keys())
+@pytest.mark.parametrize("name", ["model_promoted", "nobody_knows_it"])
+async def test_whatever_stands_in_the_headers_each_message_has_one_end(
+    up: Up, bus: Bus, head: bytes, name: str
+) -> None:
+    pids = up.pids()
+    before = await ends(bus)
+    stored = (await bus.api("STREAM.INFO.LEGACY"))["state"]["messages"]
+    mark = uuid.uuid4().hex
+    for number in range(2):
+        body = json.dumps({"event_type": name, "payload": {"mark": mark, "n": number}}).encode()
+        send_raw(up, hpub(b"legacy.raw", head, body))
+    # The broker itself drops a second message under one Nats-Msg-Id.
+    arrived = (await bus.api("STREAM.INFO.LEGACY"))["state"]["messages"] - stored
+    events, dead = await ends(bus)
+    assert events - before[0] + dead - before[1] == arrived
+    assert up.pids() == pids
+
+
+async def test_a_letter_keeps_the_header_block_that_the_sender_wrote(up: Up, fleet: Fleet) -> None:
+    id = uuid.uuid4().hex
+    head = block(f"Nats-Msg-Id: {id}", "Y/2: first", "Y/2: second", "X(1)[ü]: a")
+    send_raw(up, hpub(b"legacy.raw", head, b'{"event_type": "nobody"}'))
+    record = await letter_of(fleet, id)
+    detail = await fleet.command(letters.SHOW, letters.ShowLetter(id=record.id))
+    assert detail.raw_headers == head
+    assert detail.headers["Y/2"] == "first"
+    assert detail.headers["X(1)[ü]"] == "a"
+    report = await fleet.command(letters.REPLAY, letters.ReplayLetters(ids=(record.id,)))
+    assert report.done == (record.id,)
+
+
+async def test_two_messages_under_one_cloudevents_id_are_two_events(bus: Bus) -> None:
+    id = uuid.uuid4().hex
+    for loss in (b"0.1", b"0.2"):
+        body = b'{"event_type": "model_promoted", "payload": {"loss": ' + loss + b"}}"
+        await bus.publish("legacy.bus", body, {envelope.ID: id})
+
+    async def both() -> bool:
+        return len(await events_of(bus, id)) == 2
+
+    await eventually(both)
+
+
+async def test_a_replay_leaves_behind_what_the_sender_told_the_broker(
+    bus: Bus, fleet: Fleet
+) -> None:
+    id = await send(
+        bus, "legacy.bus", b'{"event_type": "nobody_at_all"}', **{"Nats-Expected-Stream": "LEGACY"}
+    )
+    record = await letter_of(fleet, id)
+    report = await fleet.command(letters.REPLAY, letters.ReplayLetters(ids=(record.id,)))
+    assert report.done == (record.id,)
+
+
 async def test_mappings_survive_a_restart(own_up: Up) -> None:
     cli_json(own_up, "legacy", "map", "night_shift_over", "training.completed")
     assert own_up.stop() == 0
@@ -192,36 +304,3 @@ async def test_mappings_survive_a_restart(own_up: Up) -> None:
     told = cli_json(own_up, "legacy", "explain", "NIGHT-SHIFT-OVER")
     assert told["canonical_type"] == "training.completed"
     assert "run time" in told["rule"]
-
-
-async def test_headers_that_another_client_may_send_and_ours_may_not(
-    up: Up, bus: Bus, fleet: Fleet
-) -> None:
-    where = urlsplit(up.settings.nats_url)
-    password = up.settings.nats_password
-    assert password is not None
-    hello = json.dumps(
-        {"user": up.settings.nats_user, "pass": password.get_secret_value(), "verbose": False,
-         "headers": True}
-    ).encode()  # fmt: skip
-    marks = [uuid.uuid4().hex for _ in range(2)]
-    with socket.create_connection((str(where.hostname), int(where.port or 0))) as raw:
-        raw.recv(65_536)
-        raw.sendall(b"CONNECT " + hello + b"\r\n")
-        for mark, body in zip(
-            marks, (b'{"event_type": "nobody"}', b'{"event_type": "model_promoted"}'), strict=True
-        ):
-            headers = f"NATS/1.0\r\nNats-Msg-Id: {mark}\r\nX(1)[ü]: a\xff\r\n"
-            headers += "Y/2: first\r\nY/2: second\r\n: nameless\r\nno colon\r\n\r\n"
-            head = headers.encode("latin-1")
-            raw.sendall(b"HPUB legacy.raw %d %d\r\n" % (len(head), len(head) + len(body)))
-            raw.sendall(head + body + b"\r\n")
-        raw.sendall(b"PING\r\n")
-        while b"PONG" not in raw.recv(65_536):
-            pass
-    record = await letter_of(fleet, marks[0])
-    assert record.code == "unknown_name"
-    assert await eventually(lambda: events_of(bus, marks[1]))
-    name = f"raw_{marks[0][:6]}"
-    report = await fleet.command(letters.REPLAY, letters.ReplayLetters(ids=(record.id,)))
-    assert report.done == (record.id,), (name, report)

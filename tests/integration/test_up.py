@@ -4,6 +4,8 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 import uuid
 from pathlib import Path
@@ -14,7 +16,7 @@ from interlock import state
 from interlock.bus import connected
 from interlock.fleet import Fleet
 from interlock_schemas import envelope
-from tests.conftest import PATIENCE_S, Up, cli_json, eventually, run_cli
+from tests.conftest import PATIENCE_S, Up, clean_env, cli_json, eventually, run_cli
 
 
 async def test_up_killed_in_mid_traffic_goes_on_where_it_stopped(own_up: Up) -> None:
@@ -110,3 +112,41 @@ def test_stopping_leaves_nothing_running_and_says_so(tmp_path: Path) -> None:
     for pid in pids.values():
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_a_broker_that_does_not_start_ends_up_with_the_reason(tmp_path: Path) -> None:
+    fleet = Up(tmp_path / "state")
+    fleet.start()
+    assert fleet.stop() == 0
+    (meta,) = fleet.folder.rglob("streams/EVENTS/meta.inf")
+    meta.write_bytes(b"garbage")
+    told = run_cli(fleet, "up", "--state", str(fleet.folder))
+    assert told.returncode == 1
+    assert "EVENTS" in told.stderr
+    assert "Traceback" not in told.stderr
+    assert state.read_run(fleet.folder) is None
+
+
+def test_up_can_be_stopped_while_it_starts(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "interlock", "up", "--state", str(tmp_path / "state")],
+        env=clean_env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, output + errors
+    assert "Traceback" not in errors
+    assert state.read_run(tmp_path / "state") is None
+
+
+def test_a_spoilt_record_of_the_broker_costs_a_new_port_and_no_more(tmp_path: Path) -> None:
+    fleet = Up(tmp_path / "state")
+    fleet.start()
+    assert fleet.stop() == 0
+    (record,) = fleet.folder.rglob("broker.json")
+    for spoilt in ('{"server_name": "", "port": 0}', '{"server_name": "x", "port": -5}', "[]"):
+        record.write_text(spoilt)
+        fleet.start()
+        assert fleet.stop() == 0

@@ -120,4 +120,17 @@ def test_without_one_it_is_the_place_in_the_stream_and_the_time() -> None:
 
 @given(texts, texts)
 def test_canonical_ids_differ_where_the_messages_do(one: str, other: str) -> None:
-    assert (envelope.canonical_id(one) == envelope.canonical_id(other)) == (one == other)
+    ids = envelope.canonical_id(one, b"{}"), envelope.canonical_id(other, b"{}")
+    assert (ids[0] == ids[1]) == (one == other)
+
+
+def test_two_messages_under_one_id_have_two_canonical_ids() -> None:
+    assert envelope.canonical_id("a", b"1") != envelope.canonical_id("a", b"2")
+    assert envelope.canonical_id("a", b"1") == envelope.canonical_id("a", b"1")
+
+
+def test_an_id_that_is_too_long_is_replaced_by_its_digest() -> None:
+    told = envelope.message_id({"Nats-Msg-Id": "é" * 15_000}, "S", 1, 1)
+    assert len(told) == 64
+    assert told == envelope.message_id({"Nats-Msg-Id": "é" * 15_000}, "S", 2, 2)
+    assert told == envelope.message_id({"ce-id": told}, "S", 3, 3)

@@ -4,6 +4,7 @@ The body is the payload alone, so that a shell script with a NATS client can pub
 event. Whoever leaves the headers out gets their meaning from the subject and from the stream.
 """
 
+import hashlib
 from collections.abc import Mapping
 from urllib.parse import quote, unquote
 
@@ -58,6 +59,9 @@ REPLAY_OF = "interlock-replay-of"
 REPLAY_FOR = "interlock-replay-for"
 REPLAY_HOP = "interlock-replay-hop"
 
+#: A longer id is replaced by its digest.
+_LONGEST_ID = 200
+
 _OURS = frozenset(
     {
         ID, SOURCE, TYPE, TIME, SPEC_VERSION, CONTENT_TYPE, TRACEPARENT, TRACESTATE,
@@ -84,14 +88,20 @@ def message_id(headers: Mapping[str, str] | None, stream: str, seq: int, time_ns
     time of storing, because a recreated stream counts from one again.
     """
     told = lookup(headers, ID)
-    if told is not None:
-        return unescape(told)
-    return lookup(headers, MSG_ID) or f"{stream.lower()}-{seq}-{time_ns:x}"
+    id = unescape(told) if told is not None else lookup(headers, MSG_ID)
+    if id is None:
+        return f"{stream.lower()}-{seq}-{time_ns:x}"
+    if len(id) > _LONGEST_ID:
+        return hashlib.sha256(id.encode(errors="surrogatepass")).hexdigest()
+    return id
 
 
-def canonical_id(message_id: str) -> str:
-    """The id of the canonical event of a legacy message: always the same for the same message."""
-    return f"legacy.{message_id}"
+def canonical_id(message_id: str, body: bytes) -> str:
+    """The id of the canonical event of a legacy message: always the same for the same message.
+
+    The body is part of it, because old workers have been seen to use an id twice.
+    """
+    return f"legacy.{message_id}.{hashlib.sha256(body).hexdigest()[:8]}"
 
 
 def escape_name(name: str) -> str:

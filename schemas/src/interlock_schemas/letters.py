@@ -5,8 +5,10 @@ On the wire a letter's body is the original body, byte for byte. What is known a
 tool can read a letter, and nothing of the original is lost or acted upon by the broker.
 """
 
+import base64
 import enum
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Literal
 
@@ -34,12 +36,14 @@ __all__ = [
     "LetterRecord",
     "LettersReport",
     "ListLetters",
+    "Replay",
     "ReplayLetters",
     "ShowLetter",
     "Status",
     "Step",
     "letter_id",
     "read_letter",
+    "replay_of",
     "write_letter",
 ]
 
@@ -109,7 +113,9 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     suggestions: tuple[str, ...] = ()
     traceparent: str = ""
     headers: dict[str, str] = {}
-    """The original headers."""
+    """The original headers; of a name that repeats, the first."""
+    raw_headers: bytes = b""
+    """The original header block, where `headers` does not tell all of it."""
     body: bytes = b""
     """The original body."""
 
@@ -117,7 +123,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 _META_FIELDS = tuple(
     field
     for field in msgspec.structs.fields(DeadLetter)
-    if field.name not in ("headers", "body", "suggestions")
+    if field.name not in ("headers", "raw_headers", "body", "suggestions")
 )
 
 
@@ -125,6 +131,31 @@ def letter_id(consumer: str, message_id: str, body: bytes) -> str:
     """The id of the letter that a consumer writes for a message: the same for each attempt."""
     digest = hashlib.sha256(f"{consumer}\0{message_id}\0".encode(errors="surrogatepass") + body)
     return digest.hexdigest()[:16]
+
+
+class Replay(msgspec.Struct, frozen=True):
+    """What a replayed message says of itself."""
+
+    letter: str
+    consumer: str
+    """The one that it is for."""
+    hop: int
+
+
+def replay_of(headers: Mapping[str, str], message_id: str, body: bytes) -> Replay | None:
+    """The replay that a message is, or None where it is none.
+
+    The letter's id is made from the message, so headers that a stranger wrote, or that came along
+    with a message they do not belong to, do not count.
+    """
+    letter = envelope.lookup(headers, envelope.REPLAY_OF)
+    consumer = envelope.lookup(headers, envelope.REPLAY_FOR)
+    hop = envelope.lookup(headers, envelope.REPLAY_HOP)
+    if letter is None or consumer is None or hop is None or not re.fullmatch("[0-9]{1,3}", hop):
+        return None
+    if letter != letter_id(consumer, message_id, body):
+        return None
+    return Replay(letter, consumer, int(hop))
 
 
 def write_letter(letter: DeadLetter) -> tuple[dict[str, str], bytes]:
@@ -141,6 +172,8 @@ def write_letter(letter: DeadLetter) -> tuple[dict[str, str], bytes]:
     headers |= {
         f"{_ORIGINAL}{envelope.escape_name(name)}": value for name, value in letter.headers.items()
     }
+    if letter.raw_headers:
+        headers[_header("raw_headers")] = base64.b64encode(letter.raw_headers).decode()
     if letter.traceparent:
         headers[envelope.TRACEPARENT] = envelope.escape(letter.traceparent)
     headers[envelope.MSG_ID] = envelope.escape(f"{letter.id}.{letter.hop}")
@@ -168,6 +201,7 @@ def read_letter(headers: Mapping[str, str] | None, body: bytes) -> DeadLetter:
         for name, value in (headers or {}).items()
         if name.lower().startswith(_ORIGINAL)
     }
+    fields["raw_headers"] = known.get(_header("raw_headers"), "")
     letter = msgspec.convert(fields, DeadLetter, strict=False)
     return msgspec.structs.replace(letter, body=body)
 
@@ -261,6 +295,8 @@ class LetterDetail(msgspec.Struct, frozen=True, kw_only=True):
     """The original body; base64 in JSON."""
     text: str | None
     """The body as text, where it is UTF-8."""
+    raw_headers: bytes = b""
+    """The original header block, where `headers` does not tell all of it; base64 in JSON."""
 
 
 class ReplayLetters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

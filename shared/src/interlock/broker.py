@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -176,8 +177,8 @@ def _any_free_port() -> int:
 class _Identity(msgspec.Struct, frozen=True):
     """What a folder's broker keeps from run to run, in ``broker.json``."""
 
-    server_name: str
-    port: int
+    server_name: Annotated[str, msgspec.Meta(min_length=1)]
+    port: Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 
 
 class _Prepared(msgspec.Struct, frozen=True):

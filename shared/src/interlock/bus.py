@@ -14,13 +14,12 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 import nats.errors
-import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from opentelemetry.trace import SpanKind
 
-from interlock import endpoint, telemetry
+from interlock import endpoint, logs, telemetry
 from interlock.backoff import delay_s
 from interlock.errors import (
     BusUnavailable,
@@ -32,6 +31,7 @@ from interlock.errors import (
     PublishRefused,
     WrongRevision,
 )
+from interlock.headers import parse as parse_headers
 from interlock.settings import ConnectionSettings
 from interlock_schemas import envelope
 
@@ -52,7 +52,7 @@ _WRONG_LAST_SEQUENCE: Final = 10071
 _TOO_LARGE: Final = 10054
 _DUPLICATE_IN_FLIGHT: Final = 10158
 
-log = structlog.get_logger("interlock.bus")
+log = logs.get_logger("interlock.bus")
 
 
 class Ack(msgspec.Struct, frozen=True):
@@ -91,11 +91,14 @@ _decode_pub_reply = msgspec.json.Decoder(_PubReply).decode
 
 
 class _Client(Client):
-    """nats-py, hardened against subjects that are not UTF-8.
+    """nats-py, hardened against subjects and headers that are not what it expects.
 
     The broker passes any bytes on. nats-py decodes them strictly inside its read loop, which then
     ends for good and leaves a connection that looks alive and hears nothing.
     """
+
+    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
+        return parse_headers(bytes(headers)) if headers else None
 
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
@@ -223,8 +226,8 @@ class Bus:
                 raise NotAcknowledged(f"{subject}: the connection is closed") from error
             except nats.errors.BadSubjectError as error:
                 raise PublishRefused(f"{subject!r} is not a subject", code=400) from error
-            except nats.errors.BadHeaderError as error:
-                raise PublishRefused(f"not a header name: {error}", code=400) from error
+            except (nats.errors.Error, UnicodeEncodeError) as error:
+                raise PublishRefused(f"{subject}: {error!r}", code=400) from error
             else:
                 answer = _ack_of(reply)
                 if isinstance(answer, Ack):
@@ -367,7 +370,9 @@ async def connect(settings: ConnectionSettings | None = None, *, name: str = "in
 
     async def on_error(error: Exception) -> None:
         text = str(error) or type(error).__name__
-        reasons[:] = [text]
+        # What follows a refused log-in, a reset connection, says less.
+        if not any("authorization" in reason.lower() for reason in reasons):
+            reasons[:] = [text]
         if client.is_connected:
             log.warning("broker error", error=text)
 

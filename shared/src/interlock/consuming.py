@@ -13,16 +13,16 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
-import structlog
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from interlock import metrics, telemetry
+from interlock import logs, metrics, telemetry
 from interlock.bus import Bus
 from interlock.clock import now, rfc3339, rfc3339_ns
 from interlock.delivery import Delivery
 from interlock.errors import (
     BusUnavailable,
     MessageTooLarge,
+    PublishRefused,
     Reject,
 )
 from interlock.publishing import encode_event
@@ -39,8 +39,9 @@ Handler = Callable[[Delivery], Awaitable[None]]
 
 _LONGEST_REASON: Final = 2_000
 _TRACEBACK_LINES: Final = 12
+_REPLAY_HEADERS: Final = (envelope.REPLAY_OF, envelope.REPLAY_FOR, envelope.REPLAY_HOP)
 
-log = structlog.get_logger("interlock.consume")
+log = logs.get_logger("interlock.consume")
 
 
 class Consumption:
@@ -101,8 +102,8 @@ class Consumption:
 
     async def _one(self, delivery: Delivery) -> None:
         metrics.DELIVERED.add(1, self._labels)
-        replayed_for = envelope.lookup(delivery.headers, envelope.REPLAY_FOR)
-        if replayed_for is not None and replayed_for != self._consumer:
+        replay = letters.replay_of(delivery.headers, delivery.id, delivery.body)
+        if replay is not None and replay.consumer != self._consumer:
             await delivery.ack()
             return
         if time.time_ns() - delivery.position.time_ns > self._ack_wait_s * 1e9 / 2:
@@ -123,11 +124,11 @@ class Consumption:
             ) as span:
                 failure = await self._attempt(delivery)
                 if failure is None:
-                    await self._succeeded(delivery)
+                    await self._succeeded(delivery, replay)
                     return
                 code, reason, error = failure
                 span.set_status(Status(StatusCode.ERROR, reason))
-                await self._failed(delivery, code, reason, error)
+                await self._failed(delivery, replay, code, reason, error)
         except BusUnavailable as error:
             # The broker is away, so it cannot be told; it delivers the message again by itself.
             log.warning("left for redelivery", consumer=self._consumer, why=str(error))
@@ -155,25 +156,28 @@ class Consumption:
         metrics.HANDLE_SECONDS.record(time.perf_counter() - started, self._labels)
         return None
 
-    async def _succeeded(self, delivery: Delivery) -> None:
-        letter = envelope.lookup(delivery.headers, envelope.REPLAY_OF)
-        if letter is not None:
-            hop = envelope.lookup(delivery.headers, envelope.REPLAY_HOP) or "0"
-            await self._tell_resolved(letter, int(hop) if hop.isdigit() else 0)
+    async def _succeeded(self, delivery: Delivery, replay: letters.Replay | None) -> None:
+        if replay is not None:
+            event = LetterResolved(
+                letter=replay.letter,
+                service=self._service,
+                consumer=self._consumer,
+                hop=replay.hop,
+            )
+            subject, body, headers = encode_event(
+                event, source=self._service, id=f"resolved.{replay.letter}.{replay.hop}"
+            )
+            await self._bus.publish(subject, body, headers)
         await delivery.ack()
         metrics.HANDLED.add(1, self._labels)
 
-    async def _tell_resolved(self, letter: str, hop: int) -> None:
-        event = LetterResolved(
-            letter=letter, service=self._service, consumer=self._consumer, hop=hop
-        )
-        subject, body, headers = encode_event(
-            event, source=self._service, id=f"resolved.{letter}.{hop}"
-        )
-        await self._bus.publish(subject, body, headers)
-
     async def _failed(
-        self, delivery: Delivery, code: Code, reason: str, error: BaseException | None
+        self,
+        delivery: Delivery,
+        replay: letters.Replay | None,
+        code: Code,
+        reason: str,
+        error: BaseException | None,
     ) -> None:
         decision = after_failure(
             self._policy,
@@ -194,10 +198,10 @@ class Consumption:
             )
             await delivery.retry(decision.delay_s)
             return
-        letter = self._letter(delivery, decision.code, reason, error)
+        letter = self._letter(delivery, replay, decision.code, reason, error)
         await self._publish_letter(letter)
         metrics.DEAD_LETTERED.add(1, {**self._labels, "code": letter.code.value})
-        log.info("dead letter", letter=letter.id, code=letter.code.value, why=letter.reason)
+        log.info("dead letter", letter=letter.id, code=letter.code.value, why=letter.reason[:200])
         await delivery.terminate(f"{letter.code.value}: letter {letter.id}")
 
     async def _publish_letter(self, letter: DeadLetter) -> None:
@@ -205,25 +209,36 @@ class Consumption:
         subject = subjects.dead(self._service, letter.code.value)
         try:
             await self._bus.publish(subject, body, headers)
-        except MessageTooLarge:
+        except (MessageTooLarge, PublishRefused) as error:
             # Only the headers can be to blame: the body came through the same broker with room
-            # to spare. They stay readable where the original stands.
-            note = f"its {len(letter.headers)} headers did not fit into the letter: see message "
+            # to spare, and headers have a limit of their own. They stay where the original stands.
+            note = f"its headers do not fit into a letter ({error}): see message "
             note += f"{letter.stream_seq} of stream {letter.stream}"
-            slim = msgspec.structs.replace(letter, reason=f"{letter.reason} ({note})", headers={})
+            slim = msgspec.structs.replace(
+                letter,
+                reason=f"{letter.reason[:200]} ({note[:300]})",
+                error="",
+                traceparent="",
+                suggestions=(),
+                headers={},
+                raw_headers=b"",
+            )
             headers, body = letters.write_letter(slim)
             await self._bus.publish(subject, body, headers)
 
     def _letter(
-        self, delivery: Delivery, code: Code, reason: str, error: BaseException | None
+        self,
+        delivery: Delivery,
+        replay: letters.Replay | None,
+        code: Code,
+        reason: str,
+        error: BaseException | None,
     ) -> DeadLetter:
         at = delivery.position
-        hop = envelope.lookup(delivery.headers, envelope.REPLAY_HOP) or "0"
-        replay_of = envelope.lookup(delivery.headers, envelope.REPLAY_OF)
         rejection = error if isinstance(error, Reject) else None
         name = rejection.name if rejection else ""
         return DeadLetter(
-            id=replay_of or letters.letter_id(self._consumer, delivery.id, delivery.body),
+            id=letters.letter_id(self._consumer, delivery.id, delivery.body),
             code=code,
             reason=reason[:_LONGEST_REASON],
             service=self._service,
@@ -235,7 +250,7 @@ class Consumption:
             attempts=at.deliveries,
             first_at=rfc3339_ns(at.time_ns),
             last_at=rfc3339(now()),
-            hop=int(hop) if hop.isdigit() else 0,
+            hop=replay.hop if replay is not None else 0,
             name=(name or subjects.parse_event(delivery.subject) or "")[:200],
             error="" if rejection or error is None else _trimmed(error),
             suggestions=rejection.suggestions if rejection else (),
@@ -243,8 +258,9 @@ class Consumption:
             headers={
                 name: value
                 for name, value in delivery.headers.items()
-                if name not in (envelope.REPLAY_OF, envelope.REPLAY_FOR, envelope.REPLAY_HOP)
+                if replay is None or name not in _REPLAY_HEADERS
             },
+            raw_headers=b"" if replay is not None else delivery.raw_headers,
             body=delivery.body,
         )
 

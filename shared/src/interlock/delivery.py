@@ -4,6 +4,7 @@ import msgspec
 from nats.aio.msg import Msg
 
 from interlock.bus import Bus
+from interlock.headers import Headers
 from interlock_schemas import envelope
 
 __all__ = ["Delivery", "Position", "parse_position"]
@@ -43,7 +44,7 @@ def parse_position(reply: str) -> Position:
 class Delivery:
     """One message in hand, as the broker gave it."""
 
-    __slots__ = ("_bus", "_reply", "body", "headers", "position", "subject")
+    __slots__ = ("_bus", "_reply", "body", "headers", "position", "raw_headers", "subject")
 
     def __init__(self, bus: Bus, message: Msg) -> None:
         self._bus = bus
@@ -51,6 +52,12 @@ class Delivery:
         self.subject = message.subject
         self.body = message.data
         self.headers: dict[str, str] = message.headers or {}
+        self.raw_headers: bytes = (
+            b""
+            if not isinstance(message.headers, Headers) or message.headers.complete
+            else message.headers.raw
+        )
+        """The header block, where `headers` does not tell all of it."""
         self.position = parse_position(message.reply)
 
     @property

@@ -1,5 +1,7 @@
 """Every error that Interlock raises, each with a message that says what to do next."""
 
+from interlock_schemas.letters import Code
+
 __all__ = [
     "BusUnavailable",
     "CommandFailed",
@@ -10,6 +12,7 @@ __all__ = [
     "NotAcknowledged",
     "PublishRefused",
     "Reject",
+    "SettingsInvalid",
     "WrongRevision",
 ]
 
@@ -20,6 +23,10 @@ class InterlockError(Exception):
 
 class ConnectFailed(InterlockError):
     """No broker could be reached, or it did not let us in."""
+
+
+class SettingsInvalid(InterlockError):
+    """A variable of the environment has a value that makes no sense."""
 
 
 class BusUnavailable(InterlockError):
@@ -74,10 +81,10 @@ class Reject(InterlockError):
         name: str = "",
         suggestions: tuple[str, ...] = (),
     ) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.code = code
-        """One of `interlock_schemas.letters.Code`."""
+        """`code` is one of `interlock_schemas.letters.Code`; ValueError for any other."""
+        super().__init__(str(reason))
+        self.reason = str(reason)
+        self.code = Code(code)
         self.name = name
         """The event type or legacy name, where one could be read."""
         self.suggestions = suggestions

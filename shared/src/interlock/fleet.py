@@ -200,9 +200,9 @@ class Fleet:
             max_ack_pending=max(1_000, concurrency * 4),
             from_start=from_start,
         )
-        await provisioning.create_consumer(
-            self.bus, EVENTS.name, provisioning.consumer_config(consumer)
-        )
+        if concurrency < 1:
+            raise ValueError("concurrency is at least 1")
+        await provisioning.ensure_worker_consumer(self.bus, consumer)
 
         async def handle(delivery: Delivery) -> None:
             event, payload = decode_event(delivery)

@@ -58,11 +58,15 @@ class Store:
         )
         return ack.seq
 
-    async def delete(self, key: str, *, revision: int) -> None:
-        """Delete if the key still stands at `revision`. Raises WrongRevision otherwise."""
-        await self._bus.publish(
+    async def delete(self, key: str, *, revision: int) -> int:
+        """Delete if the key still stands at `revision`. Returns the marker's revision.
+
+        Raises WrongRevision when somebody else wrote in between.
+        """
+        ack = await self._bus.publish(
             self.bucket.key_subject(key), b"", {"KV-Operation": "DEL"}, expected_revision=revision
         )
+        return ack.seq
 
     def _reader(self) -> Reader:
         policy = {"deliver_policy": "last_per_subject"}

@@ -16,7 +16,7 @@ import msgspec
 from pydantic import SecretStr
 
 from interlock import provisioning, state
-from interlock.broker import EmbeddedBroker
+from interlock.broker import BrokerError, EmbeddedBroker
 from interlock.bus import Bus, connected
 from interlock.discovery import contracts
 from interlock.errors import BusUnavailable
@@ -28,6 +28,7 @@ __all__ = ["BROKER", "LocalFleet", "local_fleet"]
 
 #: The broker's name among the processes.
 BROKER = "broker"
+_START_TRIES = 3
 
 
 class LocalFleet(msgspec.Struct, frozen=True):
@@ -62,7 +63,8 @@ async def local_fleet(
     """Run the broker and the services for as long as the block lasts, then drain them.
 
     Raises StateLockedError when another process owns the folder, BrokerError when there is no
-    broker to be had, and ContractBroken when the store holds something else than declared.
+    broker to be had or it does not start, and ContractBroken when the store holds something else
+    than declared.
     """
     chosen = list(services) if services is not None else contracts()
     with state.hold_state(folder):
@@ -70,6 +72,24 @@ async def local_fleet(
         broker = EmbeddedBroker(folder, port=port)
         child = broker.child()
         started = datetime.datetime.now(datetime.UTC)
+
+        serving = asyncio.get_running_loop().create_future()
+        failed_starts = 0
+
+        def judge_broker(event: ProcessEvent) -> None:
+            """A broker that serves is kept alive for ever; one that never did is given up."""
+            nonlocal failed_starts
+            if event.name != BROKER or serving.done():
+                return
+            if event.state == "running":
+                serving.set_result(None)
+            elif event.state == "backing_off":
+                failed_starts += 1
+                if failed_starts >= _START_TRIES:
+                    why = event.reason or f"it ended with {event.exit_code}"
+                    serving.set_exception(
+                        BrokerError(f"the broker does not start: {why}. Its log: {broker.log_path}")
+                    )
 
         def record(event: ProcessEvent) -> None:
             state.write_run(
@@ -83,6 +103,7 @@ async def local_fleet(
             )
             if on_event is not None:
                 on_event(event)
+            judge_broker(event)
 
         supervisor = Supervisor(folder, on_event=record)
         settings = ConnectionSettings(
@@ -100,7 +121,7 @@ async def local_fleet(
         try:
             async with supervisor:
                 supervisor.start(msgspec.structs.replace(child, name=BROKER))
-                await supervisor.until_running(BROKER)
+                await serving
                 async with connected(settings, name="interlock-up") as bus:
                     # All of the declared consumers, also those of services that are not run here:
                     # what they are owed is kept for them.

@@ -32,6 +32,9 @@ _MARKER_TTL_S: Final = 60
 
 #: Settings that an existing stream may only have at least as large as declared, or unlimited.
 _LIMITS: Final = ("max_age", "max_bytes", "max_msgs", "max_msg_size", "max_msgs_per_subject")
+#: Who made a consumer, in its description; and what makes it the same one.
+_WORKERS: Final = "consumer of workers"
+_IDENTITY: Final = ("description", "filter_subjects")
 #: Settings that cannot be changed without making the thing anew.
 _FIXED: Final = ("storage", "retention", "ack_policy", "deliver_policy")
 
@@ -263,6 +266,24 @@ async def apply(bus: Bus, contracts: Iterable[Contract], *, dry_run: bool = Fals
         if not dry_run and change.action in ("create", "update"):
             await create_consumer(bus, stream, payload)
     return changes
+
+
+async def ensure_worker_consumer(bus: Bus, consumer: Consumer) -> None:
+    """Have a worker's durable consumer stand, making it where it is missing.
+
+    Raises ContractBroken when the name is a service's, or stands for other events: whoever
+    consumes under one name shares the work, so it must mean the same to all of them.
+    """
+    standing = await _standing(bus, f"CONSUMER.INFO.{consumer.stream.name}.{consumer.name}")
+    config = {**consumer_config(consumer), "description": _WORKERS}
+    if standing is not None:
+        change = plan("consumer", consumer.name, {k: config[k] for k in _IDENTITY}, standing)
+        if change.action != "none":
+            raise ContractBroken(
+                f"{change.describe()}. The name is in use for something else: choose another"
+            )
+        config["deliver_policy"] = standing["deliver_policy"]
+    await create_consumer(bus, consumer.stream.name, config)
 
 
 async def create_consumer(bus: Bus, stream: str, config: Mapping[str, Any]) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
-import structlog
 
+from interlock import logs
 from interlock.bus import ApiError, Bus, Message
 from interlock.delivery import Delivery
 from interlock.errors import BusUnavailable, ContractBroken
@@ -22,10 +22,13 @@ _EXPIRES_S: Final = 20.0
 _HEARTBEAT_S: Final = 2.0
 _SILENT_AFTER_S: Final = 2.5 * _HEARTBEAT_S
 _NO_ANSWER_PAUSE_S: Final = 0.5
+#: What one pull may bring, and what may be in hand when another is sent, bytes. Without it, a
+#: backlog of large messages overruns the broker's buffer for us, and it cuts us off.
+_PULL_BYTES: Final = 32 * 1024 * 1024
 #: So long may the consumer go without an answer before we ask whether it still exists.
 _MISSING_AFTER_S: Final = 10.0
 
-log = structlog.get_logger("interlock.pull")
+log = logs.get_logger("interlock.pull")
 
 
 class PullLoop:
@@ -50,6 +53,7 @@ class PullLoop:
         self._places = places
         self._handle = handle
         self._in_hand: set[asyncio.Task[None]] = set()
+        self._bytes_in_hand = 0
         self._requested = 0
         self._generation = 0
         self._heard_at = 0.0
@@ -103,7 +107,12 @@ class PullLoop:
                     await subscription.unsubscribe()
 
     async def _run_one(self, delivery: Delivery) -> None:
-        await self._handle(delivery)
+        size = len(delivery.body)
+        self._bytes_in_hand += size
+        try:
+            await self._handle(delivery)
+        finally:
+            self._bytes_in_hand -= size
 
     def _free(self, task: asyncio.Task[None]) -> None:
         self._in_hand.discard(task)
@@ -117,7 +126,12 @@ class PullLoop:
             self._generation += 1
             self._requested = 0
         free = self._places - len(self._in_hand) - self._requested
-        if free >= max(1, self._places // 4) and self._bus.connected and now >= self._not_before:
+        if (
+            free >= max(1, self._places // 4)
+            and self._bytes_in_hand < _PULL_BYTES
+            and self._bus.connected
+            and now >= self._not_before
+        ):
             if (
                 self._unanswered_since is not None
                 and now - self._unanswered_since > _MISSING_AFTER_S
@@ -128,6 +142,7 @@ class PullLoop:
             self._heard_at = loop.time()
             request = {
                 "batch": free,
+                "max_bytes": _PULL_BYTES,
                 "expires": int(_EXPIRES_S * 1e9),
                 "idle_heartbeat": int(_HEARTBEAT_S * 1e9),
             }
@@ -160,7 +175,8 @@ class PullLoop:
         else:
             left = headers.get("Nats-Pending-Messages", "")
             self._requested = max(0, self._requested - int(left)) if left.isdigit() else 0
-            if status == "409":
+            # The end of a pull that asked for more bytes than it may: the next one follows.
+            if status == "409" and "MaxBytes" not in headers.get("Description", ""):
                 log.info("pull ended", consumer=self._consumer, why=headers.get("Description"))
                 self._not_before = asyncio.get_running_loop().time() + _NO_ANSWER_PAUSE_S
         self._wake.set()

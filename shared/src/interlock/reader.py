@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final
 
 import msgspec
-import structlog
 
+from interlock import logs
 from interlock.bus import ApiError, Bus, Message
 from interlock.delivery import parse_position
 from interlock.errors import BusUnavailable, ContractBroken
@@ -22,7 +22,7 @@ _HEARTBEAT_S: Final = 1.0
 _SILENT_AFTER_S: Final = 2.5 * _HEARTBEAT_S
 _HELD: Final = 4_096
 
-log = structlog.get_logger("interlock.reader")
+log = logs.get_logger("interlock.reader")
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -147,6 +147,8 @@ class Reader:
                     raise ContractBroken(
                         f"stream {self._stream} is missing: run `interlock setup`"
                     ) from error
+                if error.code != 503:
+                    raise
                 raise _Lost(str(error)) from error
             name = answer["name"]
             pending = int(answer.get("num_pending", 0))

@@ -23,7 +23,7 @@ from opentelemetry.trace import SpanKind
 from interlock import logs, provisioning, telemetry
 from interlock.bus import connect
 from interlock.consuming import Consumption, Handler
-from interlock.errors import CommandFailed, InterlockError
+from interlock.errors import CommandFailed, InterlockError, SettingsInvalid
 from interlock.fleet import Fleet
 from interlock.kv import Entry, Store
 from interlock.redelivery import RetryPolicy
@@ -36,7 +36,7 @@ __all__ = ["Service", "run"]
 RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
 
-log = structlog.get_logger("interlock.service")
+log = logs.get_logger("interlock.service")
 
 
 class Service:
@@ -203,9 +203,16 @@ async def _run(
 
 
 def run(
-    contract: Contract, settings: ServiceSettings, setup: Callable[[Service], Awaitable[None]]
+    contract: Contract,
+    read_settings: Callable[[], ServiceSettings],
+    setup: Callable[[Service], Awaitable[None]],
 ) -> None:
     """Run a service until SIGTERM. Exits 1, with one line saying why, when it cannot."""
+    try:
+        settings = read_settings()
+    except SettingsInvalid as error:
+        sys.stderr.write(f"{contract.name} cannot run: {error}\n")
+        sys.exit(1)
     logs.configure(settings.log_level, settings.log_format)
     structlog.contextvars.bind_contextvars(service=contract.name)
     telemetry.configure(contract.name, contract.version)

@@ -1,10 +1,12 @@
 """How a process finds its broker. Read from the environment, prefix ``INTERLOCK_``."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from interlock.errors import SettingsInvalid
 
 __all__ = ["ConnectionSettings", "ServiceSettings"]
 
@@ -13,6 +15,18 @@ class ConnectionSettings(BaseSettings):
     """Where the broker is and who we are to it."""
 
     model_config = SettingsConfigDict(env_prefix="INTERLOCK_", extra="ignore", frozen=True)
+
+    def __init__(self, **given: Any) -> None:
+        """Read the environment. Raises SettingsInvalid, which names the variable."""
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            # Without the value and the cause: it may be a secret.
+            wrong = [
+                f"INTERLOCK_{str(each['loc'][0]).upper()}: {each['msg']}"
+                for each in error.errors(include_input=False, include_url=False)
+            ]
+            raise SettingsInvalid("; ".join(wrong)) from None
 
     nats_url: str | None = Field(
         default=None,

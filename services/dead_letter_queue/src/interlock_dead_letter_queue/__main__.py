@@ -6,4 +6,4 @@ from interlock_dead_letter_queue.service import setup
 from interlock_dead_letter_queue.settings import Settings
 
 if __name__ == "__main__":
-    run(CONTRACT, Settings(), setup)
+    run(CONTRACT, Settings, setup)

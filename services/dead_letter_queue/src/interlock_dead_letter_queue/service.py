@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from interlock import logs
 from interlock.bus import ApiError
 from interlock.clock import now, rfc3339
 from interlock.delivery import Delivery
@@ -43,6 +44,8 @@ from interlock_schemas.topology import DEAD, LETTERS
 
 __all__ = ["DeadLetterQueue", "setup"]
 
+log = logs.get_logger("interlock.letters")
+
 
 class DeadLetterQueue:
     """Holds every record in memory, as the bucket has it, and changes them by compare-and-set."""
@@ -59,10 +62,13 @@ class DeadLetterQueue:
         if entry.revision <= self._revisions.get(entry.key, 0):
             return
         self._revisions[entry.key] = entry.revision
-        if entry.value is None:
-            self._records.pop(entry.key, None)
-        else:
-            self._records[entry.key] = msgspec.json.decode(entry.value, type=LetterRecord)
+        self._records.pop(entry.key, None)
+        if entry.value is not None:
+            try:
+                self._records[entry.key] = msgspec.json.decode(entry.value, type=LetterRecord)
+            except msgspec.DecodeError as error:
+                # Nobody but this service writes this bucket; ending would not mend it.
+                log.error("not a record of a letter", key=entry.key, why=str(error))
 
     async def _change(
         self, id: str, decide: Callable[[LetterRecord | None], LetterRecord | None]
@@ -152,6 +158,8 @@ class DeadLetterQueue:
     async def list(self, request: ListLetters) -> LetterPage:
         """One page."""
         limit = max(1, min(request.limit, self._settings.page_limit))
+        if request.after is not None and "~" not in request.after:
+            raise CommandFailed(f"{request.after!r} is no cursor of a page", code="400")
         return life.page(self._records.values(), request.filter, limit=limit, after=request.after)
 
     async def show(self, request: ShowLetter) -> LetterDetail:
@@ -162,7 +170,13 @@ class DeadLetterQueue:
             text: str | None = letter.body.decode()
         except UnicodeDecodeError:
             text = None
-        return LetterDetail(record=record, headers=letter.headers, body=letter.body, text=text)
+        return LetterDetail(
+            record=record,
+            headers=letter.headers,
+            body=letter.body,
+            text=text,
+            raw_headers=letter.raw_headers,
+        )
 
     async def count(self, _: CountLetters) -> LetterCounts:
         """The figures."""
@@ -210,7 +224,8 @@ class DeadLetterQueue:
             return str(error)
         hop = record.hop + 1
         headers = envelope.sendable(letter.headers)
-        for name in [name for name in headers if name.lower() == envelope.MSG_ID.lower()]:
+        # What the sender told the broker was meant for that one publish.
+        for name in [name for name in headers if name.lower().startswith("nats-")]:
             del headers[name]
         if envelope.lookup(headers, envelope.ID) is None:
             headers[envelope.ID] = envelope.escape(record.message_id)

@@ -6,4 +6,4 @@ from interlock_event_normalizer.service import setup
 from interlock_event_normalizer.settings import Settings
 
 if __name__ == "__main__":
-    run(CONTRACT, Settings(), setup)
+    run(CONTRACT, Settings, setup)

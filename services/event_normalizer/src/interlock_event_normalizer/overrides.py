@@ -28,7 +28,8 @@ def check(name: str, target: str, made: ReadOnly[str, Mapping]) -> Refused | Non
         return Refused("400", f"{name!r} is no name: it needs a letter or a digit")
     if len(name) > 200:
         return Refused("400", "a legacy name has at most 200 characters")
-    if any(legacy.fold(entry.name) == folded for entry in catalogue.all_types()):
+    own = set(legacy.candidates(name))
+    if any(legacy.fold(entry.name) in own for entry in catalogue.all_types()):
         return Refused("409", f"{name} is a canonical type itself; it cannot mean another")
     step, path = target, [name]
     while True:

@@ -2,9 +2,16 @@
 
 import msgspec
 
+from interlock import logs
 from interlock.clock import now, rfc3339, rfc3339_ns
 from interlock.delivery import Delivery
-from interlock.errors import CommandFailed, MessageTooLarge, Reject, WrongRevision
+from interlock.errors import (
+    CommandFailed,
+    MessageTooLarge,
+    PublishRefused,
+    Reject,
+    WrongRevision,
+)
 from interlock.kv import Entry
 from interlock.publishing import event_headers, key_of
 from interlock.service import Service
@@ -27,6 +34,8 @@ from interlock_schemas.topology import LEGACY_MAPPINGS
 
 __all__ = ["Normalizer", "setup"]
 
+log = logs.get_logger("interlock.normalizer")
+
 
 class Normalizer:
     """Holds the mappings as they stand, and answers with them."""
@@ -37,6 +46,7 @@ class Normalizer:
         self._published = Published(service.fleet.bus)
         self._overrides: dict[str, Mapping] = {}
         self._names: dict[str, str] = {}
+        self._revisions: dict[str, int] = {}
 
     async def prepare(self) -> None:
         """What has to be known before the first message."""
@@ -44,11 +54,19 @@ class Normalizer:
 
     def on_mapping(self, entry: Entry) -> None:
         """Take over one key of the bucket of mappings."""
+        if entry.revision <= self._revisions.get(entry.key, 0):
+            return
+        self._revisions[entry.key] = entry.revision
         known = self._names.pop(entry.key, None)
         if known is not None:
             self._overrides.pop(known, None)
         if entry.value is not None:
-            mapping = msgspec.json.decode(entry.value, type=Mapping)
+            try:
+                mapping = msgspec.json.decode(entry.value, type=Mapping)
+            except msgspec.DecodeError as error:
+                # Nobody but a normalizer writes this bucket; ending would not mend it.
+                log.error("not a mapping", key=entry.key, why=str(error))
+                return
             folded = legacy.fold(mapping.name)
             self._names[entry.key] = folded
             self._overrides[folded] = mapping
@@ -71,7 +89,7 @@ class Normalizer:
                 name=outcome.name,
                 suggestions=suggestions,
             )
-        event_id = envelope.canonical_id(delivery.id)
+        event_id = envelope.canonical_id(delivery.id, delivery.body)
         if self._published.doubtful(delivery.position) and await self._published.holds(
             event_id, delivery.position
         ):
@@ -91,6 +109,10 @@ class Normalizer:
             await self._service.fleet.bus.publish(subject, outcome.body, headers)
         except MessageTooLarge as error:
             raise Reject(str(error), code=Code.TOO_LARGE, name=outcome.name) from error
+        except PublishRefused as error:
+            # Its headers are the one part of it that the broker has not seen in this form.
+            reason = f"the broker refuses the canonical event: {error}"
+            raise Reject(reason, code=Code.TOO_LARGE, name=outcome.name) from error
         self._published.handled(delivery.position)
 
     async def map(self, request: MapName) -> MappingChange:
@@ -112,12 +134,14 @@ class Normalizer:
             reason=request.reason,
         )
         try:
-            await self._store.put(key, msgspec.json.encode(mapping), revision=entry.revision)
+            value = msgspec.json.encode(mapping)
+            revision = await self._store.put(key, value, revision=entry.revision)
         except WrongRevision as error:
             raise CommandFailed(
                 f"{request.name} was mapped by somebody else at this moment: look, then try again",
                 code="409",
             ) from error
+        self.on_mapping(Entry(key, value, revision))
         await self._service.fleet.publish(
             LegacyNameMapped(
                 name=request.name,
@@ -126,8 +150,6 @@ class Normalizer:
                 reason=request.reason or None,
             )
         )
-        self._overrides[legacy.fold(mapping.name)] = mapping
-        self._names[key] = legacy.fold(mapping.name)
         return self._changed(mapping, changed=True)
 
     async def unmap(self, request: UnmapName) -> MappingChange:
@@ -142,16 +164,16 @@ class Normalizer:
                 )
             return MappingChange(mapping=None, canonical_type=None, changed=False)
         try:
-            await self._store.delete(key, revision=entry.revision)
+            revision = await self._store.delete(key, revision=entry.revision)
         except WrongRevision as error:
             raise CommandFailed(
                 f"{request.name} was changed by somebody else at this moment: try again",
                 code="409",
             ) from error
+        self.on_mapping(Entry(key, None, revision))
         await self._service.fleet.publish(
             LegacyNameUnmapped(name=request.name, by=request.by or None)
         )
-        self.on_mapping(Entry(key, None, entry.revision))
         now_is = self._resolve(request.name)
         return MappingChange(
             mapping=None, canonical_type=now_is.type if now_is else None, changed=True

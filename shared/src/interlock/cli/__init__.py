@@ -3,6 +3,7 @@
 Modules import what they need inside the commands: the line should answer at once.
 """
 
+import io
 import os
 import sys
 
@@ -20,6 +21,11 @@ app.add_typer(dlq.app, name="dlq")
 
 def main() -> None:
     """The ``interlock`` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if any("\udc80" <= character <= "\udcff" for word in sys.argv for character in word):
+        base.fail(InterlockError("the arguments are not UTF-8 text"), 2)
     try:
         app()
     except InterlockError as error:
@@ -35,3 +41,5 @@ def main() -> None:
         # Whoever read us has enough. Python would complain once more while it shuts down.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        base.fail(error)

@@ -87,7 +87,11 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's asynchronous part. Logs go to standard error, warnings and above."""
     from interlock import logs
 
-    logs.configure(os.environ.get("INTERLOCK_LOG_LEVEL", "error"), "console")
+    level = os.environ.get("INTERLOCK_LOG_LEVEL", "error")
+    if level not in ("debug", "info", "warning", "error"):
+        work.close()
+        raise InterlockError("INTERLOCK_LOG_LEVEL: debug, info, warning or error")
+    logs.configure(level, "console")
     return asyncio.run(work)
 
 
@@ -133,7 +137,10 @@ def parse_since(text: str) -> str:
         raise typer.BadParameter(
             f"{text!r} is neither a span (30s, 10m, 2h, 3d) nor a time (2026-01-31T12:00:00Z)"
         ) from None
-    return rfc3339(at.replace(tzinfo=at.tzinfo or datetime.UTC))
+    try:
+        return rfc3339(at.replace(tzinfo=at.tzinfo or datetime.UTC))
+    except OverflowError:
+        raise typer.BadParameter(f"{text} is beyond all time") from None
 
 
 def ago(rfc: str) -> str:

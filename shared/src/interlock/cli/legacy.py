@@ -88,7 +88,8 @@ def _mappings(state: Path | None) -> list[Any]:
         reply = base.run(
             _command(base.settings(state, timeout_s=1.0), mappings.LIST, mappings.ListMappings())
         )
-    except InterlockError:
+    except InterlockError as error:
+        sys.stderr.write(f"warning: mappings made at run time are not known here: {error}\n")
         return []
     return list(reply.mappings)
 
@@ -167,6 +168,8 @@ def send(
 
     Example: interlock legacy send TRAINING_COMPLETE config_key=hex8_2p host=gpu-7
     """
+    if not name.strip():
+        raise typer.BadParameter("a name is needed", param_hint="NAME")
     base.run(_send(base.settings(state), name, assignments(pairs or []), json))
 
 

@@ -63,7 +63,8 @@ def up(
     chosen = select(only or [])
     if not chosen:
         raise InterlockError("no service is installed here: install interlock-event-normalizer")
-    base.run(_up(_folder(state), port, chosen, json))
+    with contextlib.suppress(asyncio.CancelledError):
+        base.run(_up(_folder(state), port, chosen, json))
 
 
 async def _up(folder: Path, port: int | None, chosen: list[Any], json: bool) -> None:
@@ -73,11 +74,14 @@ async def _up(folder: Path, port: int | None, chosen: list[Any], json: bool) -> 
 
     stop = asyncio.Event()
     hurry = asyncio.Event()
+    starting = asyncio.current_task()
 
     def on_signal() -> None:
         if stop.is_set():
             hurry.set()
         stop.set()
+        if starting is not None:
+            starting.cancel()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -98,6 +102,7 @@ async def _up(folder: Path, port: int | None, chosen: list[Any], json: bool) -> 
         sys.stdout.flush()
 
     async with local_fleet(folder, port=port, services=chosen, on_event=show) as fleet:
+        starting = None
         if json:
             base.emit(
                 {

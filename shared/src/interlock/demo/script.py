@@ -53,7 +53,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def event_id(self) -> str:
         """The id of the canonical event: its own, or the one that the normalizer gives it."""
-        return self.id if self.kind == "canonical" else envelope.canonical_id(self.id)
+        return self.id if self.kind == "canonical" else envelope.canonical_id(self.id, self.body)
 
 
 def _spellings() -> list[tuple[str, str]]:
