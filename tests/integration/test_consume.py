@@ -405,7 +405,7 @@ async def test_a_backlog_of_large_messages_does_not_overrun_the_connection(
     fleet: Fleet, bus: Bus
 ) -> None:
     name = name_of_consumer()
-    filter = "model.corrupted"
+    filter = "cluster.quorum_lost"
     done: list[int] = []
 
     async def handle(received: interlock.Received[Any]) -> None:
