@@ -25,6 +25,8 @@ _NO_ANSWER_PAUSE_S: Final = 0.5
 #: What one pull may bring, and what may be in hand when another is sent, bytes. Without it, a
 #: backlog of large messages overruns the broker's buffer for us, and it cuts us off.
 _PULL_BYTES: Final = 32 * 1024 * 1024
+#: Ends of a pull with a byte limit that are as they should be: the next one may follow at once.
+_ENDS_WELL: Final = ("Batch Completed", "Message Size Exceeds MaxBytes")
 #: So long may the consumer go without an answer before we ask whether it still exists.
 _MISSING_AFTER_S: Final = 10.0
 
@@ -175,9 +177,9 @@ class PullLoop:
         else:
             left = headers.get("Nats-Pending-Messages", "")
             self._requested = max(0, self._requested - int(left)) if left.isdigit() else 0
-            # The end of a pull that asked for more bytes than it may: the next one follows.
-            if status == "409" and "MaxBytes" not in headers.get("Description", ""):
-                log.info("pull ended", consumer=self._consumer, why=headers.get("Description"))
+            why = headers.get("Description", "")
+            if status == "409" and not why.startswith(_ENDS_WELL):
+                log.info("pull ended", consumer=self._consumer, why=why)
                 self._not_before = asyncio.get_running_loop().time() + _NO_ANSWER_PAUSE_S
         self._wake.set()
 
