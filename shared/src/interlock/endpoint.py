@@ -73,14 +73,14 @@ def resolve(settings: ConnectionSettings) -> Endpoint:
             creds=settings.nats_creds,
         )
     folder = settings.state or state.default_folder()
-    running = state.read_run(folder)
+    running = state.read_run(folder, answering=False)
     if running is not None:
         credentials = state.read_credentials(folder)
         return Endpoint(
             url=running.url,
             origin=f"`interlock up` in {folder}",
-            user=credentials.user if credentials else None,
-            password=credentials.password if credentials else None,
+            user=credentials.user,
+            password=credentials.password,
         )
     return Endpoint(
         url=_DEFAULT_URL,

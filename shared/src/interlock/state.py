@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import msgspec
@@ -68,8 +69,8 @@ class StateLockedError(StateError):
 class Credentials(msgspec.Struct, frozen=True):
     """Who may speak to the embedded broker of this folder."""
 
-    user: str
-    password: str
+    user: Annotated[str, msgspec.Meta(min_length=1)]
+    password: Annotated[str, msgspec.Meta(min_length=16)]
 
     def __repr__(self) -> str:
         """Without the password: a repr ends up in logs and tracebacks."""
@@ -276,15 +277,16 @@ def clear_run(state: Path) -> None:
     (state / "run.json").unlink(missing_ok=True)
 
 
-def read_run(state: Path) -> Running | None:
+def read_run(state: Path, *, answering: bool = True) -> Running | None:
     """What runs on this folder, or None: no record, its ``up`` is gone, or its broker is silent.
 
-    Waits up to 1 s for the broker. Raises StateError when the record cannot be read.
+    Waits up to 1 s for the broker; with ``answering=False`` a silent one counts as running too: it
+    may just be starting again. Raises StateError when the record cannot be read.
     """
     running = _recorded_run(state)
     if running is None or process_start_time(running.pid) != running.start_time:
         return None
-    return running if _answers(running.url) else None
+    return running if not answering or _answers(running.url) else None
 
 
 def _recorded_run(state: Path) -> Running | None:

@@ -80,7 +80,7 @@ def _mappings(state: Path | None) -> list[Any]:
     found = ConnectionSettings()
     if found.nats_url is None:
         folder = state or found.state or states.default_folder()
-        if states.read_run(folder) is None:
+        if states.read_run(folder, answering=False) is None:
             return []
     from interlock_schemas import mappings
 

@@ -208,7 +208,7 @@ def env(state: StateOption = None, json: JsonFlag = False) -> None:
     from interlock import state as states
 
     folder = _folder(state)
-    running = states.read_run(folder)
+    running = states.read_run(folder, answering=False)
     if running is None:
         raise InterlockError(f"no `interlock up` is running in {folder}: start it, then ask again")
     credentials = states.read_credentials(folder)
