@@ -5,7 +5,6 @@ decisions are in `interlock.redelivery`; this is the shell around a handler.
 """
 
 import asyncio
-import contextlib
 import random
 import time
 import traceback
@@ -82,13 +81,10 @@ class Consumption:
 
     async def run(self) -> None:
         """Consume until `stop`."""
-        renewal = asyncio.create_task(self._renew())
-        try:
+        async with asyncio.TaskGroup() as group:
+            renewal = group.create_task(self._renew())
             await self._loop.run()
-        finally:
             renewal.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await renewal
 
     async def _renew(self) -> None:
         """Tell the broker at a third of the ack wait that what is in hand is being worked on.
