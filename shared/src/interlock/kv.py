@@ -74,32 +74,13 @@ class Store:
 
     async def watch(self) -> AsyncIterator[Entry | None]:
         """Every key as it stands, then None once, then every change as it comes."""
-        reader = self._reader()
         prefix = len(self.bucket.key_subject(""))
-        told = False
-        info = await self._bus.api(f"STREAM.INFO.{self.bucket.stream}")
-        if info["state"]["messages"] == 0:
-            told = True
-            yield None
-        async for record in reader.records():
+        async for record in self._reader().follow():
+            if record is None:
+                yield None
+                continue
             value = None if _is_marker(record.headers) else record.body
             yield Entry(record.subject[prefix:], value, record.seq)
-            if not told and record.pending == 0:
-                told = True
-                yield None
-
-    async def snapshot(self) -> dict[str, Entry]:
-        """Every key that has a value, as of now."""
-        reader = self._reader()
-        prefix = len(self.bucket.key_subject(""))
-        found: dict[str, Entry] = {}
-        async for record in reader.records(until_end=True):
-            key = record.subject[prefix:]
-            if _is_marker(record.headers):
-                found.pop(key, None)
-            else:
-                found[key] = Entry(key, record.body, record.seq)
-        return found
 
 
 def _is_marker(headers: Mapping[str, str]) -> bool:

@@ -63,24 +63,31 @@ class Reader:
         self._start = dict(start)
         self._headers_only = headers_only
         self._last_seq = 0
-        self.backlog = 0
-        """How many messages stood in the stream for us when reading began."""
+        self._caught_up = False
 
     async def records(self, *, until_end: bool = False) -> AsyncGenerator[Record, None]:
         """Yield message after message, for ever or until what is there now has been read."""
+        async with contextlib.aclosing(self.follow()) as following:
+            async for record in following:
+                if record is not None:
+                    yield record
+                elif until_end:
+                    return
+
+    async def follow(self) -> AsyncGenerator[Record | None, None]:
+        """What is there now, then None once, then what comes, for ever."""
         while True:
             try:
-                async with contextlib.aclosing(self._once(until_end=until_end)) as once:
+                async with contextlib.aclosing(self._once()) as once:
                     async for record in once:
-                        self._last_seq = record.seq
+                        self._last_seq = record.seq if record is not None else self._last_seq
                         yield record
-                return
             except _Lost as error:
                 log.info("reading anew", stream=self._stream, after=self._last_seq, why=str(error))
             except BusUnavailable:
                 await asyncio.sleep(0.2)
 
-    async def _once(self, *, until_end: bool) -> AsyncGenerator[Record, None]:
+    async def _once(self) -> AsyncGenerator[Record | None, None]:
         queue: asyncio.Queue[Record | _Lost | None] = asyncio.Queue(maxsize=_HELD)
         expected = 1
         name = ""
@@ -115,6 +122,8 @@ class Reader:
         loop = asyncio.get_running_loop()
         try:
             start = self._start
+            if self._last_seq and await self._begins_anew():
+                self._last_seq = 0
             if self._last_seq:
                 start = {"deliver_policy": "by_start_sequence", "opt_start_seq": self._last_seq + 1}
             filters: dict[str, Any] = (
@@ -151,11 +160,9 @@ class Reader:
                     raise
                 raise _Lost(str(error)) from error
             name = answer["name"]
-            pending = int(answer.get("num_pending", 0))
-            if not self._last_seq:
-                self.backlog = pending
-            if until_end and pending == 0:
-                return
+            if int(answer.get("num_pending", 0)) == 0 and not self._caught_up:
+                self._caught_up = True
+                yield None
             lost: list[str] = []
 
             def reconnected() -> None:
@@ -179,11 +186,20 @@ class Reader:
                     if item is None:
                         continue
                     yield item
-                    if until_end and item.pending == 0:
-                        return
+                    if item.pending == 0 and not self._caught_up:
+                        self._caught_up = True
+                        yield None
         finally:
             if self._bus.connected:
                 await subscription.unsubscribe()
                 if name:
                     with contextlib.suppress(ApiError, BusUnavailable):
                         await self._bus.api(f"CONSUMER.DELETE.{self._stream}.{name}", timeout_s=2)
+
+    async def _begins_anew(self) -> bool:
+        """Whether the stream was made anew, so that it counts from one again."""
+        try:
+            info = await self._bus.api(f"STREAM.INFO.{self._stream}")
+        except ApiError as error:
+            raise _Lost(str(error)) from error
+        return bool(info["state"]["last_seq"] < self._last_seq)
