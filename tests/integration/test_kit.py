@@ -190,3 +190,32 @@ def test_a_service_is_silent_without_otel_variables_and_never_logs_the_password(
     for pid in up.pids().values():
         assert password.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
     assert (up.folder / "credentials.json").stat().st_mode & 0o077 == 0
+
+
+def test_a_service_that_finds_no_broker_stops_when_it_is_told_to(tmp_path: Path) -> None:
+    env = clean_env() | {
+        "INTERLOCK_NATS_URL": "nats://127.0.0.1:1",
+        "INTERLOCK_STATE": str(tmp_path),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "interlock_event_normalizer"], env=env, stderr=subprocess.PIPE
+    )
+    time.sleep(1.5)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=20)
+    assert b"Traceback" not in errors
+
+
+@pytest.mark.parametrize("text", [None, "garbage \xff", "-----BEGIN NATS USER JWT-----\nabc\n"])
+def test_credentials_that_are_none_are_named_at_once(tmp_path: Path, text: str | None) -> None:
+    creds = tmp_path / "fleet.creds"
+    if text is not None:
+        creds.write_text(text)
+    env = clean_env() | {"INTERLOCK_NATS_CREDS": str(creds)}
+    done = subprocess.run(
+        [sys.executable, "-m", "interlock_event_normalizer"],
+        env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "INTERLOCK_NATS_CREDS" in done.stderr
+    assert "Traceback" not in done.stderr

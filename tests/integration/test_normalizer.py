@@ -15,7 +15,7 @@ from interlock.errors import CommandFailed
 from interlock.fleet import Fleet
 from interlock.reader import Reader, Record
 from interlock_schemas import envelope, letters, mappings
-from interlock_schemas.letters import LetterRecord
+from interlock_schemas.letters import Code, DeadLetter, LetterRecord
 from tests.conftest import Up, cli_json, eventually
 
 
@@ -309,3 +309,54 @@ async def test_mappings_survive_a_restart(own_up: Up) -> None:
     told = cli_json(own_up, "legacy", "explain", "NIGHT-SHIFT-OVER")
     assert told["canonical_type"] == "training.completed"
     assert "run time" in told["rule"]
+
+
+@pytest.mark.parametrize(
+    "subject",
+    ["$JS.API.STREAM.PURGE.EVENTS", "cmd.dead-letter-queue.count", "$KV.letters.x", "events.>"],
+)
+async def test_a_forged_letter_is_never_sent_where_letters_do_not_come_from(
+    bus: Bus, fleet: Fleet, subject: str
+) -> None:
+    forged = DeadLetter(
+        id=uuid.uuid4().hex[:16], code=Code.HANDLER_FAILED, reason="forged", service="x",
+        consumer="event-normalizer", message_id="m", subject=subject, stream="LEGACY",
+        stream_seq=1, attempts=1, first_at="2026-01-01T00:00:00Z", last_at="2026-01-01T00:00:00Z",
+    )  # fmt: skip
+    headers, _ = letters.write_letter(forged)
+    await bus.publish("dead.x.handler_failed", b"", headers)
+
+    async def recorded() -> bool:
+        page = await fleet.command(letters.LIST, letters.ListLetters(limit=1_000))
+        return any(record.id == forged.id for record in page.letters)
+
+    await eventually(recorded)
+    before = (await bus.api("STREAM.INFO.EVENTS"))["state"]["messages"]
+    report = await fleet.command(letters.REPLAY, letters.ReplayLetters(ids=(forged.id,)))
+    assert "no place that letters are sent back to" in report.refused[forged.id]
+    assert (await bus.api("STREAM.INFO.EVENTS"))["state"]["messages"] >= before
+    await fleet.command(letters.DISCARD, letters.DiscardLetters(ids=(forged.id,), reason="forged"))
+
+
+async def test_a_letter_whose_consumer_is_gone_is_not_replayed_into_the_void(
+    bus: Bus, fleet: Fleet
+) -> None:
+    orphan = DeadLetter(
+        id=uuid.uuid4().hex[:16], code=Code.HANDLER_FAILED, reason="r", service="gone",
+        consumer="gone", message_id=uuid.uuid4().hex, subject="legacy.x", stream="LEGACY",
+        stream_seq=1, attempts=1, first_at="2026-01-01T00:00:00Z", last_at="2026-01-01T00:00:00Z",
+    )  # fmt: skip
+    headers, body = letters.write_letter(orphan)
+    await bus.publish("dead.gone.handler_failed", body, headers)
+    record = await letter_of(fleet, orphan.message_id)
+    report = await fleet.command(letters.REPLAY, letters.ReplayLetters(ids=(record.id,)))
+    assert "gone" in report.refused[record.id]
+
+
+async def test_what_is_no_letter_and_as_large_as_can_be_ends_no_service(up: Up, bus: Bus) -> None:
+    pids = up.pids()
+    before = await ends(bus)
+    await bus.publish("dead.x.big", b"x" * (7 * 1024 * 1024 + 500 * 1024))
+    after = await ends(bus)
+    assert after[1] == before[1] + 2
+    assert up.pids() == pids

@@ -101,6 +101,8 @@ EVENTS = Stream(
 DEAD = Stream(
     name="DEAD",
     summary="Dead letters: original bytes and headers, and why.",
+    # Room for a letter's own headers; and a letter about what claims to be one still fits.
+    max_message_bytes=LARGEST_MESSAGE_BYTES + 512 * 1024,
     subjects=(subjects.DEAD,),
     max_age_s=90 * _DAY_S,
     duplicate_window_s=600,

@@ -87,6 +87,10 @@ class _PubReply(msgspec.Struct):
     error: _Refusal | None = None
 
 
+_NOT_A_STREAM: Final = _Refusal(
+    code=400, err_code=400, description="something else than a stream answered"
+)
+
 _decode_pub_reply = msgspec.json.Decoder(_PubReply).decode
 
 
@@ -340,9 +344,11 @@ def _ack_of(reply: Msg) -> "Ack | _Refusal":
     try:
         answer = _decode_pub_reply(reply.data)
     except msgspec.DecodeError:
-        return _Refusal(code=503, description="the reply is not an acknowledgement")
+        return _NOT_A_STREAM
     if answer.error is not None:
         return answer.error
+    if not answer.stream or answer.seq < 1:
+        return _NOT_A_STREAM
     return Ack(answer.stream, answer.seq, answer.duplicate)
 
 
@@ -408,7 +414,7 @@ async def connect(settings: ConnectionSettings | None = None, *, name: str = "in
                 **options,
             )
     except (TimeoutError, OSError, nats.errors.Error) as error:
-        await client.close()
+        await _close(client)
         why = reasons[0] if reasons else (str(error) or "no answer")
         raise ConnectFailed(
             f"no broker at {where.url} ({where.origin}): {why}. Start one on this machine with "
@@ -419,6 +425,13 @@ async def connect(settings: ConnectionSettings | None = None, *, name: str = "in
         await client.close()
         raise ContractBroken(f"the broker at {where.url} runs without JetStream: start it with -js")
     return bus
+
+
+async def _close(client: Client) -> None:
+    """Close a client that did not come to connect: it may be stuck in the attempt."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(3):
+            await client.close()
 
 
 @contextlib.asynccontextmanager

@@ -50,12 +50,23 @@ def _no_address(why: str) -> ConnectFailed:
     )
 
 
+def _check_creds(path: Path) -> None:
+    try:
+        text = path.read_text(encoding="ascii", errors="replace")
+    except OSError as error:
+        raise ConnectFailed(f"INTERLOCK_NATS_CREDS: {path}: {error.strerror}") from error
+    if "BEGIN NATS USER JWT" not in text or "BEGIN USER NKEY SEED" not in text:
+        raise ConnectFailed(f"INTERLOCK_NATS_CREDS: {path} is no NATS credentials file")
+
+
 def resolve(settings: ConnectionSettings) -> Endpoint:
     """Decide where to connect. Looks at the state folder only when no address is set.
 
     Raises ConnectFailed when the address that is set is none.
     """
     password = settings.nats_password.get_secret_value() if settings.nats_password else None
+    if settings.nats_creds is not None:
+        _check_creds(settings.nats_creds)
     if settings.nats_url:
         parts = [_bare(part.strip()) for part in settings.nats_url.split(",") if part.strip()]
         if not parts:

@@ -90,7 +90,7 @@ class Service:
         self.store(bucket)
         self._watches.append((bucket, on_entry))
 
-    async def serve(self, stop: asyncio.Event) -> None:
+    async def serve(self, stop: asyncio.Event, ready: asyncio.Event) -> None:
         """Watch, consume and answer until `stop` is set; then finish what is in hand."""
         async with asyncio.TaskGroup() as group:
             background = [
@@ -99,6 +99,7 @@ class Service:
             ]
             consuming = [group.create_task(each.run()) for each in self._consumptions]
             await self._start_endpoints()
+            ready.set()
             log.info("ready", service=self.contract.name, version=self.contract.version)
             await stop.wait()
             in_hand = sum(each.in_hand for each in self._consumptions)
@@ -177,6 +178,9 @@ class Service:
                 except InterlockError as error:
                     log.warning("command failed", command=command.subject, why=str(error))
                     raise ServiceError("503", str(error)) from error
+                except Exception:
+                    log.exception("unknown error", command=command.subject)
+                    raise
             await request.respond(msgspec.json.encode(reply))
 
         return endpoint
@@ -186,20 +190,36 @@ async def _run(
     contract: Contract, settings: ServiceSettings, setup: Callable[[Service], Awaitable[None]]
 ) -> None:
     stop = asyncio.Event()
+    ready = asyncio.Event()
     loop = asyncio.get_running_loop()
+    main = asyncio.current_task()
+
+    def on_signal() -> None:
+        stop.set()
+        # Nothing is in hand before it is ready, so there is nothing to finish.
+        if main is not None and not ready.is_set():
+            main.cancel()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, on_signal)
     bus = await connect(settings, name=contract.name)
     try:
         await provisioning.verify(bus, contract)
         service = Service(contract, settings, Fleet(bus, source=contract.name))
         await setup(service)
-        await service.serve(stop)
+        await service.serve(stop, ready)
     finally:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5):
                 await bus.close()
     log.info("stopped", service=contract.name)
+
+
+def leaves(error: BaseException | None) -> list[BaseException]:
+    """The plain errors in a group of groups."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for each in error.exceptions for leaf in leaves(each)]
+    return [error] if error is not None else []
 
 
 def run(
@@ -218,6 +238,8 @@ def run(
     telemetry.configure(contract.name, contract.version)
     try:
         asyncio.run(_run(contract, settings, setup))
+    except asyncio.CancelledError:
+        log.info("stopped before it was ready", service=contract.name)
     except InterlockError as error:
         log.error("cannot run", why=str(error))
         sys.exit(1)
@@ -225,7 +247,7 @@ def run(
         known, unknown = group.split(InterlockError)
         if unknown is not None:
             raise
-        for each in known.exceptions if known is not None else ():
+        for each in leaves(known):
             log.error("cannot go on", why=str(each))
         sys.exit(1)
     finally:

@@ -22,6 +22,7 @@ from interlock_schemas.letters import (
     Status,
     Step,
 )
+from interlock_schemas.topology import EVENTS, LEGACY
 
 __all__ = [
     "MAX_HOPS",
@@ -38,6 +39,10 @@ __all__ = [
 
 #: After so many replays a letter stays where it is: replaying it does not help.
 MAX_HOPS = 8
+
+#: Where letters are sent back to: to these streams, and there to no subject but their own. A letter
+#: is only a message, and anybody who may write one could otherwise have us publish anywhere.
+_HOMES = {stream.name: stream.subjects[0].removesuffix(">") for stream in (LEGACY, EVENTS)}
 
 #: What can happen at one hop, in order. That a replay was handled outweighs all else.
 _ORDER_AT_A_HOP: Final = ("replayed", "died", "discarded", "resolved")
@@ -107,6 +112,9 @@ def refuse_replay(record: LetterRecord) -> str | None:
     """Why a letter may not be replayed; None when it may."""
     if record.status == "discarded":
         return "discarded letters stay closed"
+    home = _HOMES.get(record.stream)
+    if home is None or not record.subject.startswith(home) or set(record.subject) & set("*> "):
+        return f"{record.subject} of {record.stream} is no place that letters are sent back to"
     if record.hop >= MAX_HOPS:
         return f"replayed {record.hop} times already: it needs another remedy, or `discard`"
     return None

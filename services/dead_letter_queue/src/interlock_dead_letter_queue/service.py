@@ -11,8 +11,7 @@ from interlock.clock import now, rfc3339
 from interlock.delivery import Delivery
 from interlock.errors import (
     CommandFailed,
-    MessageTooLarge,
-    PublishRefused,
+    InterlockError,
     Reject,
     WrongRevision,
 )
@@ -46,6 +45,9 @@ __all__ = ["DeadLetterQueue", "setup"]
 
 log = logs.get_logger("interlock.letters")
 
+#: Compare-and-set attempts before a change is given up.
+_TRIES = 50
+
 
 class DeadLetterQueue:
     """Holds every record in memory, as the bucket has it, and changes them by compare-and-set."""
@@ -74,7 +76,7 @@ class DeadLetterQueue:
         self, id: str, decide: Callable[[LetterRecord | None], LetterRecord | None]
     ) -> LetterRecord | None:
         """Write what `decide` makes of the record; decide anew where another was faster."""
-        while True:
+        for _ in range(_TRIES):
             record = decide(self._records.get(id))
             if record is None:
                 return None
@@ -82,10 +84,14 @@ class DeadLetterQueue:
             try:
                 revision = await self._store.put(id, value, revision=self._revisions.get(id, 0))
             except WrongRevision:
+                # What stands counts, also where it is older than what was known: a restored bucket.
+                self._revisions.pop(id, None)
+                self._records.pop(id, None)
                 self.on_record(await self._store.get(id))
                 continue
             self.on_record(Entry(id, value, revision))
             return record
+        raise CommandFailed(f"letter {id} is being changed by others all the time", code="409")
 
     async def on_died(self, delivery: Delivery) -> None:
         """Record a letter."""
@@ -200,7 +206,10 @@ class DeadLetterQueue:
                     return
                 why = life.refuse_replay(record)
                 if why is None:
-                    why = await self._replay_one(record, by=request.by, reason=request.reason)
+                    try:
+                        why = await self._replay_one(record, by=request.by, reason=request.reason)
+                    except InterlockError as error:
+                        why = str(error)
                 if why is None:
                     done.append(record.id)
                 else:
@@ -219,9 +228,12 @@ class DeadLetterQueue:
     async def _replay_one(self, record: LetterRecord, *, by: str, reason: str) -> str | None:
         """Publish, then record it: told twice, the broker drops the second by its id."""
         try:
-            letter = await self._letter(record)
-        except CommandFailed as error:
-            return str(error)
+            await self._service.fleet.bus.api(f"CONSUMER.INFO.{record.stream}.{record.consumer}")
+        except ApiError as error:
+            if error.code != 404:
+                raise
+            return f"its consumer {record.consumer} is gone: nobody would take the message"
+        letter = await self._letter(record)
         hop = record.hop + 1
         headers = envelope.sendable(letter.headers)
         # What the sender told the broker was meant for that one publish.
@@ -235,10 +247,7 @@ class DeadLetterQueue:
             envelope.REPLAY_FOR: record.consumer,
             envelope.REPLAY_HOP: str(hop),
         }
-        try:
-            await self._service.fleet.bus.publish(record.subject, letter.body, headers)
-        except (PublishRefused, MessageTooLarge) as error:
-            return str(error)
+        await self._service.fleet.bus.publish(record.subject, letter.body, headers)
         await self._change(
             record.id,
             lambda current: life.replayed(

@@ -1,5 +1,6 @@
 """Commands on dead letters: list, show, replay, discard."""
 
+import asyncio
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -213,6 +214,18 @@ def _selection(
     return msgspec.structs.replace(wanted, status="open")
 
 
+async def _patiently(fleet: Any, command: Any, request: Any) -> Any:
+    """Ask again when no answer comes: the service may be restarting, and asking twice does once."""
+    from interlock.errors import BusUnavailable
+
+    for _ in range(5):
+        try:
+            return await fleet.command(command, request, timeout_s=20.0)
+        except BusUnavailable:
+            await asyncio.sleep(0.5)
+    return await fleet.command(command, request, timeout_s=20.0)
+
+
 async def _repeat(state: Path | None, command: Any, request: Any) -> LettersReport:
     """Ask until nothing remains: the service does a bounded part at a time."""
     from interlock.fleet import connect
@@ -224,7 +237,7 @@ async def _repeat(state: Path | None, command: Any, request: Any) -> LettersRepo
             if ids:
                 request = msgspec.structs.replace(request, ids=tuple(ids[: request.limit]))
                 del ids[: request.limit]
-            part = await fleet.command(command, request, timeout_s=120.0)
+            part = await _patiently(fleet, command, request)
             total = LettersReport(
                 done=total.done + part.done,
                 unchanged=total.unchanged + part.unchanged,

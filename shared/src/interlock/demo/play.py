@@ -265,12 +265,13 @@ async def _patiently(ask: Any) -> Any:
 
 
 async def _replay(fleet: Fleet, wanted: LetterFilter) -> None:
-    """Replay all that fit, until none is left."""
+    """Replay all that fit, until none is left. What the broker's absence refused is asked again."""
     request = letters.ReplayLetters(filter=wanted, by="demo", reason="repaired")
     while True:
         report = await _patiently(lambda: fleet.command(letters.REPLAY, request, timeout_s=20.0))
-        if report.remaining == 0:
+        if report.remaining == 0 and not report.refused:
             return
+        await asyncio.sleep(0.2)
 
 
 def _consumers() -> list[tuple[str, str]]:
