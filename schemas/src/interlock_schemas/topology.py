@@ -40,8 +40,6 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     """How long the broker remembers message ids."""
     max_message_bytes: int = -1
     replicas: int = 1
-    durable: bool = True
-    """The broker must have it on disk (fsync) before it acknowledges."""
 
 
 class Bucket(msgspec.Struct, frozen=True, kw_only=True):

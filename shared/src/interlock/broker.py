@@ -32,7 +32,14 @@ from interlock.state import (
 )
 from interlock.supervisor import Child
 
-__all__ = ["BrokerError", "BrokerNotReadyError", "EmbeddedBroker", "ServerBinary", "find_server"]
+__all__ = [
+    "NAME",
+    "BrokerError",
+    "BrokerNotReadyError",
+    "EmbeddedBroker",
+    "ServerBinary",
+    "find_server",
+]
 
 Version = tuple[int, int, int]
 

@@ -323,6 +323,11 @@ class Bus:
             subject, queue=queue, cb=callback, pending_msgs_limit=-1, pending_bytes_limit=-1
         )
 
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        """End a subscription, also while the connection is away."""
+        if not self._nc.is_closed:
+            await subscription.unsubscribe()
+
     def inbox(self) -> str:
         """A subject that nobody else uses."""
         return self._nc.new_inbox()

@@ -142,7 +142,7 @@ class Consumption:
             async with asyncio.timeout(self._policy.timeout_s) as limit:
                 await self._handler(delivery)
         except Reject as rejection:
-            return Code(rejection.code), rejection.reason, rejection
+            return rejection.code, rejection.reason, rejection
         except TimeoutError as error:
             if limit.expired():
                 return Code.TIMED_OUT, f"still running after {self._policy.timeout_s:g} s", error

@@ -231,8 +231,26 @@ class Fleet:
         request: RequestT,
         *,
         timeout_s: float = 10.0,
+        patience_s: float = 0.0,
     ) -> ReplyT:
-        """Ask a service. Raises CommandFailed with its answer, BusUnavailable when none comes."""
+        """Ask a service. Raises CommandFailed with its answer, BusUnavailable when none comes.
+
+        For `patience_s` it is asked again when no answer comes within `timeout_s`: it may just be
+        starting again. Only for commands that asked twice do once, as all of Interlock's do.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + patience_s
+        while True:
+            try:
+                return await self._command(command, request, timeout_s)
+            except BusUnavailable:
+                if loop.time() >= deadline:
+                    raise
+                await asyncio.sleep(0.3)
+
+    async def _command(
+        self, command: "Command[RequestT, ReplyT]", request: RequestT, timeout_s: float
+    ) -> ReplyT:
         try:
             reply = await self.bus.request(
                 command.subject,

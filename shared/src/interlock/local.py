@@ -16,6 +16,7 @@ import msgspec
 from pydantic import SecretStr
 
 from interlock import provisioning, state
+from interlock.broker import NAME as BROKER
 from interlock.broker import BrokerError, EmbeddedBroker
 from interlock.bus import Bus, connected
 from interlock.discovery import contracts
@@ -26,8 +27,6 @@ from interlock_schemas.contracts import Contract
 
 __all__ = ["BROKER", "LocalFleet", "local_fleet"]
 
-#: The broker's name among the processes.
-BROKER = "broker"
 _START_TRIES = 3
 
 
@@ -120,7 +119,7 @@ async def local_fleet(
         }
         try:
             async with supervisor:
-                supervisor.start(msgspec.structs.replace(child, name=BROKER))
+                supervisor.start(child)
                 await serving
                 async with connected(settings, name="interlock-up") as bus:
                     # All of the declared consumers, also those of services that are not run here:

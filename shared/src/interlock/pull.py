@@ -105,8 +105,7 @@ class PullLoop:
                     while not self._stopping:
                         await self._step(inbox)
             finally:
-                if self._bus.connected:
-                    await subscription.unsubscribe()
+                await self._bus.unsubscribe(subscription)
 
     async def _run_one(self, delivery: Delivery) -> None:
         size = len(delivery.body)

@@ -190,11 +190,10 @@ class Reader:
                         self._caught_up = True
                         yield None
         finally:
-            if self._bus.connected:
-                await subscription.unsubscribe()
-                if name:
-                    with contextlib.suppress(ApiError, BusUnavailable):
-                        await self._bus.api(f"CONSUMER.DELETE.{self._stream}.{name}", timeout_s=2)
+            await self._bus.unsubscribe(subscription)
+            if self._bus.connected and name:
+                with contextlib.suppress(ApiError, BusUnavailable):
+                    await self._bus.api(f"CONSUMER.DELETE.{self._stream}.{name}", timeout_s=2)
 
     async def _begins_anew(self) -> bool:
         """Whether the stream was made anew, so that it counts from one again."""

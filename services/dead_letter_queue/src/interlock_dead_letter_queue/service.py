@@ -1,7 +1,7 @@
 """The shell of the dead-letter-queue: letters in, records kept, commands answered."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import msgspec
 
@@ -31,7 +31,6 @@ from interlock_schemas.letters import (
     DiscardLetters,
     LetterCounts,
     LetterDetail,
-    LetterFilter,
     LetterPage,
     LetterRecord,
     LettersReport,
@@ -141,13 +140,18 @@ class DeadLetterQueue:
         raise CommandFailed(f"there is no letter {id}", code="404")
 
     def _select(
-        self, ids: Iterable[str], wanted: LetterFilter | None, limit: int
+        self, request: ReplayLetters | DiscardLetters
     ) -> tuple[list[LetterRecord], dict[str, str], int]:
-        """The letters that a command means, those it cannot find, and how many are left over."""
-        ids = list(dict.fromkeys(ids))
+        """The letters that a command means, those it cannot find, and how many are left over.
+
+        A filter that names no status means the open ones.
+        """
+        ids, wanted = list(dict.fromkeys(request.ids)), request.filter
+        if wanted is not None and wanted.status is None:
+            wanted = msgspec.structs.replace(wanted, status="open")
         if bool(ids) == (wanted is not None):
             raise CommandFailed("name letters by their ids or by a filter, one of both", code="400")
-        limit = max(1, min(limit, self._settings.batch_limit))
+        limit = max(1, min(request.limit, self._settings.batch_limit))
         missing: dict[str, str] = {}
         found: list[LetterRecord] = []
         if wanted is not None:
@@ -190,10 +194,7 @@ class DeadLetterQueue:
 
     async def replay(self, request: ReplayLetters) -> LettersReport:
         """Send letters back to where they came from, for the consumer that failed them alone."""
-        wanted = request.filter
-        if wanted is not None and wanted.status is None:
-            wanted = msgspec.structs.replace(wanted, status="open")
-        found, refused, remaining = self._select(request.ids, wanted, request.limit)
+        found, refused, remaining = self._select(request)
         done: list[str] = []
         unchanged: list[str] = []
         # Sixteen at a time: the broker fsyncs each, and their order does not matter.
@@ -271,10 +272,7 @@ class DeadLetterQueue:
         """Close letters for good."""
         if not request.reason.strip():
             raise CommandFailed("a reason is needed: somebody will ask why", code="400")
-        wanted = request.filter
-        if wanted is not None and wanted.status is None:
-            wanted = msgspec.structs.replace(wanted, status="open")
-        found, refused, remaining = self._select(request.ids, wanted, request.limit)
+        found, refused, remaining = self._select(request)
         done: list[str] = []
         unchanged: list[str] = []
         for record in found:

@@ -22,6 +22,7 @@ __all__ = [
     "StateOption",
     "ago",
     "app",
+    "ask",
     "emit",
     "fail",
     "first",
@@ -93,6 +94,14 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         raise InterlockError("INTERLOCK_LOG_LEVEL: debug, info, warning or error")
     logs.configure(level, "console")
     return asyncio.run(work)
+
+
+async def ask(settings: "ConnectionSettings", command: Any, request: Any) -> Any:
+    """Ask a service one command."""
+    from interlock.fleet import connect
+
+    async with connect(settings, source=f"cli/{who()}") as fleet:
+        return await fleet.command(command, request, timeout_s=30.0)
 
 
 def settings(state: Path | None, *, timeout_s: float = 5.0) -> "ConnectionSettings":

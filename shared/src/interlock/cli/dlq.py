@@ -1,6 +1,5 @@
 """Commands on dead letters: list, show, replay, discard."""
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -48,13 +47,6 @@ def _filter(
     )
 
 
-async def _ask(state: Path | None, command: Any, request: Any, timeout_s: float = 30.0) -> Any:
-    from interlock.fleet import connect
-
-    async with connect(base.settings(state), source=f"cli/{base.who()}") as fleet:
-        return await fleet.command(command, request, timeout_s=timeout_s)
-
-
 @app.command("list")
 def list_letters(
     status: Annotated[
@@ -79,7 +71,7 @@ def list_letters(
     if status != "all":
         wanted = msgspec.structs.replace(wanted, status=status)
     request = letters.ListLetters(filter=wanted, limit=limit, after=after)
-    page = base.run(_ask(state, letters.LIST, request))
+    page = base.run(base.ask(base.settings(state), letters.LIST, request))
     if json:
         base.emit(page)
         return
@@ -104,7 +96,7 @@ def show(
     json: JsonFlag = False,
 ) -> None:
     """Show one letter: why it died, its history, its original headers and body."""
-    detail = base.run(_ask(state, letters.SHOW, letters.ShowLetter(id=id)))
+    detail = base.run(base.ask(base.settings(state), letters.SHOW, letters.ShowLetter(id=id)))
     if raw:
         sys.stdout.buffer.write(detail.body)
         sys.stdout.buffer.flush()
@@ -214,18 +206,6 @@ def _selection(
     return msgspec.structs.replace(wanted, status="open")
 
 
-async def _patiently(fleet: Any, command: Any, request: Any) -> Any:
-    """Ask again when no answer comes: the service may be restarting, and asking twice does once."""
-    from interlock.errors import BusUnavailable
-
-    for _ in range(5):
-        try:
-            return await fleet.command(command, request, timeout_s=20.0)
-        except BusUnavailable:
-            await asyncio.sleep(0.5)
-    return await fleet.command(command, request, timeout_s=20.0)
-
-
 async def _repeat(state: Path | None, command: Any, request: Any) -> LettersReport:
     """Ask until nothing remains: the service does a bounded part at a time."""
     from interlock.fleet import connect
@@ -237,7 +217,7 @@ async def _repeat(state: Path | None, command: Any, request: Any) -> LettersRepo
             if ids:
                 request = msgspec.structs.replace(request, ids=tuple(ids[: request.limit]))
                 del ids[: request.limit]
-            part = await _patiently(fleet, command, request)
+            part = await fleet.command(command, request, timeout_s=20.0, patience_s=120.0)
             total = LettersReport(
                 done=total.done + part.done,
                 unchanged=total.unchanged + part.unchanged,

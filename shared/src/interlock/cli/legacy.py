@@ -86,19 +86,12 @@ def _mappings(state: Path | None) -> list[Any]:
 
     try:
         reply = base.run(
-            _command(base.settings(state, timeout_s=1.0), mappings.LIST, mappings.ListMappings())
+            base.ask(base.settings(state, timeout_s=1.0), mappings.LIST, mappings.ListMappings())
         )
     except InterlockError as error:
         sys.stderr.write(f"warning: mappings made at run time are not known here: {error}\n")
         return []
     return list(reply.mappings)
-
-
-async def _command(settings: Any, command: Any, request: Any) -> Any:
-    from interlock.fleet import connect
-
-    async with connect(settings, source=f"cli/{base.who()}") as fleet:
-        return await fleet.command(command, request)
 
 
 @app.command()
@@ -200,7 +193,7 @@ def map_name(
     from interlock_schemas import mappings
 
     reply = base.run(
-        _command(
+        base.ask(
             base.settings(state),
             mappings.MAP,
             mappings.MapName(name=name, target=target, by=base.who(), reason=reason),
@@ -223,7 +216,7 @@ def unmap(
     from interlock_schemas import mappings
 
     reply = base.run(
-        _command(base.settings(state), mappings.UNMAP, mappings.UnmapName(name=name, by=base.who()))
+        base.ask(base.settings(state), mappings.UNMAP, mappings.UnmapName(name=name, by=base.who()))
     )
     if json:
         base.emit(reply)

@@ -41,6 +41,7 @@ _TICK_S: Final = 0.3
 _QUIET_TICKS: Final = 4
 _SETTLE_S: Final = 300.0
 _KILLS_EACH: Final = 2
+_PATIENCE_S: Final = 60.0
 
 _EFFECTS = Stream(
     name=EFFECTS_STREAM,
@@ -164,7 +165,7 @@ async def _acts(
     await _settled(bus)
     stage.say(f"repairing: {MAPPED_NAME} is mapped to {MAPPED_TYPE}, the handler is fixed")
     request = mappings.MapName(name=MAPPED_NAME, target=MAPPED_TYPE, by="demo", reason="it cooks")
-    await _patiently(lambda: fleet.command(mappings.MAP, request))
+    await fleet.command(mappings.MAP, request, patience_s=_PATIENCE_S)
     (folder / FIXED_FILE).touch()
     stage.say("replaying their letters")
     second_wave = (
@@ -252,23 +253,13 @@ async def _kill_one(supervisor: Supervisor, target: str) -> bool:
     return False
 
 
-async def _patiently(ask: Any) -> Any:
-    """Ask until somebody answers: a service may just be starting again."""
-    deadline = time.monotonic() + 60.0
-    while True:
-        try:
-            return await ask()
-        except BusUnavailable:
-            if time.monotonic() > deadline:
-                raise
-            await asyncio.sleep(0.3)
-
-
 async def _replay(fleet: Fleet, wanted: LetterFilter) -> None:
     """Replay all that fit, until none is left. What the broker's absence refused is asked again."""
     request = letters.ReplayLetters(filter=wanted, by="demo", reason="repaired")
     while True:
-        report = await _patiently(lambda: fleet.command(letters.REPLAY, request, timeout_s=20.0))
+        report = await fleet.command(
+            letters.REPLAY, request, timeout_s=20.0, patience_s=_PATIENCE_S
+        )
         if report.remaining == 0 and not report.refused:
             return
         await asyncio.sleep(0.2)
@@ -384,10 +375,7 @@ async def _letters(bus: Bus) -> dict[str, LetterRecord]:
     while True:
         request = letters.ListLetters(limit=500, after=after)
 
-        async def ask(request: letters.ListLetters = request) -> letters.LetterPage:
-            return await fleet.command(letters.LIST, request)
-
-        page: letters.LetterPage = await _patiently(ask)
+        page = await fleet.command(letters.LIST, request, patience_s=_PATIENCE_S)
         found |= {record.message_id: record for record in page.letters}
         after = page.next
         if after is None:
