@@ -14,13 +14,13 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 import nats.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from opentelemetry.trace import SpanKind
 
 from interlock import endpoint, logs, telemetry
 from interlock.backoff import delay_s
+from interlock.client import Client, Listener
 from interlock.errors import (
     BusUnavailable,
     ConnectFailed,
@@ -31,7 +31,6 @@ from interlock.errors import (
     PublishRefused,
     WrongRevision,
 )
-from interlock.headers import parse as parse_headers
 from interlock.settings import ConnectionSettings
 from interlock_schemas import envelope
 
@@ -94,29 +93,6 @@ _NOT_A_STREAM: Final = _Refusal(
 _decode_pub_reply = msgspec.json.Decoder(_PubReply).decode
 
 
-class _Client(Client):
-    """nats-py, hardened against subjects and headers that are not what it expects.
-
-    The broker passes any bytes on. nats-py decodes them strictly inside its read loop, which then
-    ends for good and leaves a connection that looks alive and hears nothing.
-    """
-
-    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
-        return parse_headers(bytes(headers)) if headers else None
-
-    def _build_message(
-        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
-    ) -> Msg:
-        return Msg(
-            _client=self,
-            subject=bytes(subject).decode("utf-8", "backslashreplace"),
-            reply=bytes(reply).decode("utf-8", "backslashreplace"),
-            data=data,
-            headers=headers,
-            _sid=sid,
-        )
-
-
 class Bus:
     """A live connection. Make one with `connect`."""
 
@@ -128,7 +104,7 @@ class Bus:
 
     @property
     def client(self) -> Client:
-        """The nats-py client underneath, for what this class does not offer."""
+        """The client underneath, for what this class does not offer."""
         return self._nc
 
     @property
@@ -323,10 +299,28 @@ class Bus:
             subject, queue=queue, cb=callback, pending_msgs_limit=-1, pending_bytes_limit=-1
         )
 
+    async def listen(self, subject: str, listener: Listener, queue: str = "") -> Subscription:
+        """Subscribe and be called back from the read loop: the fast way in.
+
+        `listener` gets subject, reply subject, header block and body as bytes, in order, and
+        neither blocks nor raises.
+        """
+        return await self._nc.listen(subject, listener, queue)
+
     async def unsubscribe(self, subscription: Subscription) -> None:
-        """End a subscription, also while the connection is away."""
-        if not self._nc.is_closed:
-            await subscription.unsubscribe()
+        """End a subscription of either kind, also while the connection is away."""
+        await self._nc.unlisten(subscription)
+
+    def post(self, subject: str, body: bytes, *, reply: str = "") -> None:
+        """Send without acknowledgement and without waiting: the fast way out.
+
+        What is posted in one turn of the event loop goes out together. While the connection is
+        away it waits, up to a limit; past it, it is dropped. `subject` and `reply` must be valid.
+        """
+        head = (
+            f"PUB {subject} {reply} {len(body)}\r\n" if reply else f"PUB {subject} {len(body)}\r\n"
+        )
+        self._nc.post(head.encode() + body + b"\r\n")
 
     def inbox(self) -> str:
         """A subject that nobody else uses."""
@@ -341,6 +335,7 @@ class Bus:
         """Send what waits and close."""
         if not self._nc.is_closed:
             if self._nc.is_connected:
+                self._nc.send_posted()
                 await self.flush()
             await self._nc.close()
 
@@ -375,7 +370,7 @@ async def connect(settings: ConnectionSettings | None = None, *, name: str = "in
     """
     settings = settings or ConnectionSettings()
     where = endpoint.resolve(settings)
-    client = _Client()
+    client = Client()
     bus = Bus(client, where.url)
     reasons: list[str] = []
 
@@ -393,6 +388,7 @@ async def connect(settings: ConnectionSettings | None = None, *, name: str = "in
 
     async def on_reconnect() -> None:
         log.info("broker connection back", url=where.url)
+        client.send_posted()
         bus.reconnected()
 
     options: dict[str, Any] = {"reconnect_time_wait": 0.2}
