@@ -7,9 +7,9 @@ same message id, until a deadline; and it turns what the broker says into the er
 
 import asyncio
 import contextlib
+import os
 import random
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -19,27 +19,28 @@ from nats.aio.subscription import Subscription
 from opentelemetry.trace import SpanKind
 
 from interlock import endpoint, logs, telemetry
+from interlock.acks import Ack
 from interlock.backoff import delay_s
 from interlock.client import Client, Listener
+from interlock.coalescing import BATCH_MESSAGES, Facts
 from interlock.errors import (
     BusUnavailable,
     ConnectFailed,
     ContractBroken,
     InterlockError,
     MessageTooLarge,
-    NotAcknowledged,
-    PublishRefused,
-    WrongRevision,
 )
+from interlock.frames import head_of, subject_bytes
+from interlock.lanes import Entry, Publisher
 from interlock.settings import ConnectionSettings
 from interlock_schemas import envelope
 
-__all__ = ["Ack", "ApiError", "Bus", "Message", "connect"]
+__all__ = ["Ack", "ApiError", "Bus", "Message", "Outgoing", "connect"]
 
 Message = Msg
 T = TypeVar("T")
 
-#: One try of an acknowledged publish; then it is sent again under the same id.
+#: One try of a request to the JetStream API.
 _TRY_S: Final = 4.0
 _RETRY_BASE_S: Final = 0.05
 _RETRY_CAP_S: Final = 1.0
@@ -47,20 +48,13 @@ _RETRY_CAP_S: Final = 1.0
 #: Largest batch of writes that wait in memory while the broker is away, bytes.
 _PENDING_BYTES: Final = 16 * 1024 * 1024
 
-_WRONG_LAST_SEQUENCE: Final = 10071
-_TOO_LARGE: Final = 10054
-_DUPLICATE_IN_FLIGHT: Final = 10158
+#: What a batch adds to the headers of a message, at most, bytes.
+_HEADROOM_BYTES: Final = 256
+
+#: What may be stored all or not at all, bytes.
+_GROUP_BYTES: Final = 32 * 1024 * 1024
 
 log = logs.get_logger("interlock.bus")
-
-
-class Ack(msgspec.Struct, frozen=True):
-    """The broker's acknowledgement: the message is stored, and where."""
-
-    stream: str
-    seq: int
-    duplicate: bool = False
-    """The broker had stored a message of that id before."""
 
 
 class ApiError(InterlockError):
@@ -73,24 +67,12 @@ class ApiError(InterlockError):
         self.err_code = err_code
 
 
-class _Refusal(msgspec.Struct):
-    code: int = 0
-    err_code: int = 0
-    description: str = ""
+class Outgoing(msgspec.Struct, frozen=True):
+    """A message to be published."""
 
-
-class _PubReply(msgspec.Struct):
-    stream: str = ""
-    seq: int = 0
-    duplicate: bool = False
-    error: _Refusal | None = None
-
-
-_NOT_A_STREAM: Final = _Refusal(
-    code=400, err_code=400, description="something else than a stream answered"
-)
-
-_decode_pub_reply = msgspec.json.Decoder(_PubReply).decode
+    subject: str
+    body: bytes
+    headers: Mapping[str, str] = {}
 
 
 class Bus:
@@ -101,6 +83,15 @@ class Bus:
         self.url = url
         """The broker's address, without credentials."""
         self._reconnects: list[Callable[[], None]] = []
+        self._publisher = Publisher(client, self._facts)
+
+    async def start(self) -> None:
+        """Make ready to publish, once connected."""
+        await self._publisher.start()
+
+    def closed(self) -> None:
+        """End what waits for a connection that will not come back."""
+        self._publisher.close("the connection is closed")
 
     @property
     def client(self) -> Client:
@@ -129,6 +120,7 @@ class Bus:
 
     def reconnected(self) -> None:
         """Tell everybody who asked that the connection is back."""
+        self._publisher.reconnected()
         for callback in list(self._reconnects):
             callback()
 
@@ -143,6 +135,10 @@ class Bus:
     ) -> Ack:
         """Publish and return once the broker has it on disk.
 
+        Publishes that are called at the same time go out together, in the order of the calls, and
+        are stored in that order. Where more is waiting than memory is set aside for, it waits for
+        room first; that counts towards `timeout_s`.
+
         Without a ``Nats-Msg-Id`` header one is made, so that a retry stores nothing twice.
         `expected_revision` makes it a compare-and-set on the subject's last sequence (0: none).
 
@@ -151,11 +147,11 @@ class Bus:
         Raises NotAcknowledged at the deadline, WrongRevision when the compare-and-set lost,
         MessageTooLarge and PublishRefused when no retry would help.
         """
+        if not telemetry.recording():
+            future = await self._enqueue(subject, body, headers, timeout_s, expected_revision)
+            return await future
         sent = dict(headers or {})
-        if envelope.lookup(sent, envelope.MSG_ID) is None:
-            sent[envelope.MSG_ID] = uuid.uuid4().hex
-        if expected_revision is not None:
-            sent["Nats-Expected-Last-Subject-Sequence"] = str(expected_revision)
+        sent.setdefault(envelope.MSG_ID, envelope.lookup(sent, envelope.MSG_ID) or _new_id())
         with telemetry.tracer.start_as_current_span(
             f"publish {subject.partition('.')[0]}",
             kind=SpanKind.PRODUCER,
@@ -165,10 +161,114 @@ class Bus:
                 "messaging.message.id": sent[envelope.MSG_ID],
             },
         ):
-            if envelope.lookup(sent, envelope.TRACEPARENT) is None:
-                telemetry.inject(sent)
-            self._check_size(body, sent)
-            return await self._publish(subject, body, sent, timeout_s)
+            future = await self._enqueue(subject, body, sent, timeout_s, expected_revision)
+            return await future
+
+    async def publish_soon(
+        self,
+        subject: str,
+        body: bytes,
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout_s: float = 30.0,
+    ) -> "asyncio.Future[Ack]":
+        """Publish without waiting for the acknowledgement, which the future brings.
+
+        It waits only where more is waiting already than memory is set aside for. Messages are
+        stored in the order of the calls. The future ends as `publish` would, at `timeout_s` at the
+        latest. Raises MessageTooLarge and PublishRefused for what cannot be sent at all.
+        """
+        return await self._enqueue(subject, body, headers, timeout_s, None)
+
+    async def publish_many(
+        self, messages: Sequence[Outgoing], *, timeout_s: float = 30.0
+    ) -> list[Ack]:
+        """Publish messages of one stream all or not at all; their acknowledgements in their order.
+
+        At most 1,000, the broker's limit, and 32 MiB: ValueError for more. Where some of the ids
+        are stored already, the broker refuses the whole; each is then published by itself under
+        its id, so that at the end each is stored once.
+
+        Raises NotAcknowledged at the deadline (all of it is stored, or nothing), MessageTooLarge
+        and PublishRefused when nothing was stored.
+        """
+        if not messages:
+            return []
+        if len(messages) > BATCH_MESSAGES:
+            raise ValueError(
+                f"{len(messages):,} messages: the broker stores at most {BATCH_MESSAGES:,} as one"
+            )
+        loop = asyncio.get_running_loop()
+        entries = [
+            self._entry(each.subject, each.body, each.headers, timeout_s) for each in messages
+        ]
+        size = sum(entry.size for entry in entries)
+        if size > _GROUP_BYTES:
+            raise ValueError(f"{size:,} bytes: at most {_GROUP_BYTES:,} are stored as one")
+        lane = self._publisher.lane(messages[0].subject)
+        if any(self._publisher.lane(each.subject) is not lane for each in messages):
+            raise ValueError("messages of different streams cannot be stored as one")
+        group: asyncio.Future[list[Ack]] = loop.create_future()
+        lane.add_group(entries, group)
+        await lane.room(group)
+        return await group
+
+    def _entry(
+        self, subject: str, body: bytes, headers: Mapping[str, str] | None, timeout_s: float
+    ) -> Entry:
+        sent = dict(headers) if headers else {}
+        if envelope.MSG_ID not in sent and envelope.lookup(sent, envelope.MSG_ID) is None:
+            sent[envelope.MSG_ID] = _new_id()
+        if envelope.TRACEPARENT not in sent:
+            telemetry.inject(sent)
+        head = head_of(sent)
+        if len(head) + len(body) > self._nc.max_payload - _HEADROOM_BYTES:
+            raise MessageTooLarge(
+                f"the message has {len(head) + len(body):,} bytes and the broker takes "
+                f"{self._nc.max_payload - _HEADROOM_BYTES:,}: "
+                "hand large data over as an artifact, not as an event"
+            )
+        future: asyncio.Future[Ack] = asyncio.get_running_loop().create_future()
+        return Entry(subject_bytes(subject), head, body, timeout_s, future)
+
+    async def _enqueue(
+        self,
+        subject: str,
+        body: bytes,
+        headers: Mapping[str, str] | None,
+        timeout_s: float,
+        expected_revision: int | None,
+    ) -> "asyncio.Future[Ack]":
+        if expected_revision is not None:
+            expected = {"Nats-Expected-Last-Subject-Sequence": str(expected_revision)}
+            headers = {**(headers or {}), **expected}
+        entry = self._entry(subject, body, headers, timeout_s)
+        # An expectation that fails would refuse a whole batch.
+        entry.alone = expected_revision is not None
+        lane = self._publisher.lane(subject)
+        lane.add(entry)
+        if lane.full:
+            await lane.room(entry.future)
+        return entry.future
+
+    async def _facts(self, stream: str) -> Facts:
+        """What a lane has to know of its stream."""
+        try:
+            config = (await self.api(f"STREAM.INFO.{stream}"))["config"]
+        except (ApiError, BusUnavailable) as error:
+            # We may not be allowed to ask. The broker refuses a batch that it does not take, and
+            # then each message goes by itself.
+            log.debug("the stream does not tell about itself", stream=stream, why=str(error))
+            return Facts(atomic=True, replicas=3)
+        return Facts(
+            atomic=bool(config.get("allow_atomic", False)),
+            replicas=int(config.get("num_replicas", 1)),
+        )
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of the publishes that are waiting or under way, bytes."""
+        return self._publisher.held_bytes
 
     async def _ask(
         self, subject: str, body: bytes, timeout_s: float, headers: dict[str, str] | None
@@ -181,56 +281,6 @@ class Bus:
         forever: Any = None
         async with asyncio.timeout(timeout_s):
             return await self._nc.request(subject, body, timeout=forever, headers=headers)
-
-    async def _publish(
-        self, subject: str, body: bytes, sent: dict[str, str], timeout_s: float
-    ) -> Ack:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        why = "the broker did not answer"
-        attempt = 0
-        while (left := deadline - loop.time()) > 0:
-            attempt += 1
-            try:
-                reply = await self._ask(subject, body, min(_TRY_S, left), sent)
-            except nats.errors.NoRespondersError:
-                why = f"no stream takes {subject}: has `interlock setup` been run on this broker?"
-            except TimeoutError:
-                why = "the broker did not answer"
-            except nats.errors.OutboundBufferLimitError:
-                why = "the broker is away and the buffer for it is full"
-            except (
-                nats.errors.ConnectionClosedError,
-                nats.errors.ConnectionDrainingError,
-            ) as error:
-                raise NotAcknowledged(f"{subject}: the connection is closed") from error
-            except nats.errors.BadSubjectError as error:
-                raise PublishRefused(f"{subject!r} is not a subject", code=400) from error
-            except (nats.errors.Error, UnicodeEncodeError) as error:
-                raise PublishRefused(f"{subject}: {error!r}", code=400) from error
-            else:
-                answer = _ack_of(reply)
-                if isinstance(answer, Ack):
-                    return answer
-                refused = _refusal(subject, answer)
-                if refused is not None:
-                    raise refused
-                why = answer.description
-            pause = delay_s(attempt, base_s=_RETRY_BASE_S, cap_s=_RETRY_CAP_S, rand=random.random)
-            await asyncio.sleep(max(0.0, min(pause, deadline - loop.time())))
-        raise NotAcknowledged(
-            f"{subject} was not acknowledged within {timeout_s:g} s ({why}). It may be stored or "
-            "not; publishing it again under the same id is safe."
-        )
-
-    def _check_size(self, body: bytes, headers: Mapping[str, str]) -> None:
-        size = len(body) + sum(len(k.encode()) + len(v.encode()) + 4 for k, v in headers.items())
-        limit = self._nc.max_payload - 64
-        if size > limit:
-            raise MessageTooLarge(
-                f"the message has {size:,} bytes and the broker takes {limit:,}: "
-                "hand large data over as an artifact, not as an event"
-            )
 
     async def signal(
         self, subject: str, body: bytes = b"", headers: Mapping[str, str] | None = None
@@ -332,7 +382,8 @@ class Bus:
             await self._nc.flush(timeout=3)
 
     async def close(self) -> None:
-        """Send what waits and close."""
+        """Send what waits and close. A publish that is not acknowledged yet ends in its error."""
+        self._publisher.close("the connection was closed before the broker acknowledged")
         if not self._nc.is_closed:
             if self._nc.is_connected:
                 self._nc.send_posted()
@@ -340,27 +391,8 @@ class Bus:
             await self._nc.close()
 
 
-def _ack_of(reply: Msg) -> "Ack | _Refusal":
-    try:
-        answer = _decode_pub_reply(reply.data)
-    except msgspec.DecodeError:
-        return _NOT_A_STREAM
-    if answer.error is not None:
-        return answer.error
-    if not answer.stream or answer.seq < 1:
-        return _NOT_A_STREAM
-    return Ack(answer.stream, answer.seq, answer.duplicate)
-
-
-def _refusal(subject: str, error: _Refusal) -> InterlockError | None:
-    """The error to raise, or None where the same publish may succeed in a moment."""
-    if error.err_code == _WRONG_LAST_SEQUENCE:
-        return WrongRevision(f"{subject}: {error.description}", code=error.err_code)
-    if error.err_code == _TOO_LARGE:
-        return MessageTooLarge(f"{subject}: {error.description}")
-    if error.code == 503 or error.err_code == _DUPLICATE_IN_FLIGHT:
-        return None
-    return PublishRefused(f"{subject}: {error.description}", code=error.err_code)
+def _new_id() -> str:
+    return os.urandom(16).hex()
 
 
 async def connect(settings: ConnectionSettings | None = None, *, name: str = "interlock") -> Bus:
@@ -386,6 +418,9 @@ async def connect(settings: ConnectionSettings | None = None, *, name: str = "in
         if not client.is_closed:
             log.warning("broker connection lost, reconnecting", url=where.url)
 
+    async def on_closed() -> None:
+        bus.closed()
+
     async def on_reconnect() -> None:
         log.info("broker connection back", url=where.url)
         client.send_posted()
@@ -406,10 +441,11 @@ async def connect(settings: ConnectionSettings | None = None, *, name: str = "in
                 error_cb=on_error,
                 disconnected_cb=on_disconnect,
                 reconnected_cb=on_reconnect,
+                closed_cb=on_closed,
                 allow_reconnect=True,
                 max_reconnect_attempts=-1,
                 connect_timeout=2,
-                ping_interval=10,
+                ping_interval=3,
                 max_outstanding_pings=2,
                 pending_size=_PENDING_BYTES,
                 **options,
@@ -425,6 +461,7 @@ async def connect(settings: ConnectionSettings | None = None, *, name: str = "in
     if not bus.server.get("jetstream", False):
         await client.close()
         raise ContractBroken(f"the broker at {where.url} runs without JetStream: start it with -js")
+    await bus.start()
     return bus
 
 

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from interlock.errors import InterlockError
 from interlock_schemas import envelope
 
-__all__ = ["configure", "extract", "inject", "shutdown", "tracer"]
+__all__ = ["configure", "extract", "inject", "recording", "shutdown", "tracer"]
 
 tracer = trace.get_tracer("interlock")
 
@@ -74,6 +74,11 @@ def shutdown() -> None:
             provider.shutdown()
 
 
+def recording() -> bool:
+    """Whether spans go anywhere: without a provider they cost time and tell nobody."""
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
 def extract(headers: Mapping[str, str]) -> context.Context:
     """The trace context that a message carries."""
     carrier = {
@@ -86,5 +91,6 @@ def extract(headers: Mapping[str, str]) -> context.Context:
 
 def inject(headers: dict[str, str]) -> dict[str, str]:
     """Add the current trace context to the headers of a message about to be sent."""
-    propagate.inject(headers)
+    if trace.get_current_span() is not trace.INVALID_SPAN:
+        propagate.inject(headers)
     return headers
