@@ -21,6 +21,7 @@ from opentelemetry.trace import SpanKind
 from interlock import endpoint, logs, telemetry
 from interlock.acks import Ack
 from interlock.backoff import delay_s
+from interlock.bulk import BulkLane, Outgoing
 from interlock.client import Client, Listener
 from interlock.coalescing import BATCH_MESSAGES, Facts
 from interlock.errors import (
@@ -65,14 +66,6 @@ class ApiError(InterlockError):
         self.code = code
         """HTTP-like status: 404 not found, 503 not available now."""
         self.err_code = err_code
-
-
-class Outgoing(msgspec.Struct, frozen=True):
-    """A message to be published."""
-
-    subject: str
-    body: bytes
-    headers: Mapping[str, str] = {}
 
 
 class Bus:
@@ -151,14 +144,16 @@ class Bus:
             future = await self._enqueue(subject, body, headers, timeout_s, expected_revision)
             return await future
         sent = dict(headers or {})
-        sent.setdefault(envelope.MSG_ID, envelope.lookup(sent, envelope.MSG_ID) or _new_id())
+        id = envelope.lookup(sent, envelope.MSG_ID) or sent.setdefault(
+            envelope.MSG_ID, os.urandom(16).hex()
+        )
         with telemetry.tracer.start_as_current_span(
             f"publish {subject.partition('.')[0]}",
             kind=SpanKind.PRODUCER,
             attributes={
                 "messaging.system": "nats",
                 "messaging.destination.name": subject,
-                "messaging.message.id": sent[envelope.MSG_ID],
+                "messaging.message.id": id,
             },
         ):
             future = await self._enqueue(subject, body, sent, timeout_s, expected_revision)
@@ -213,12 +208,23 @@ class Bus:
         await lane.room(group)
         return await group
 
-    def _entry(
-        self, subject: str, body: bytes, headers: Mapping[str, str] | None, timeout_s: float
-    ) -> Entry:
+    def bulk(self, *, timeout_s: float = 60.0) -> BulkLane:
+        """A lane for many messages to one stream: ``async with bus.bulk() as lane``.
+
+        Ends with NotAcknowledged when nothing was acknowledged for `timeout_s`.
+        """
+        return BulkLane(self._nc, self, timeout_s=timeout_s)
+
+    def encode(
+        self, subject: str, body: bytes, headers: Mapping[str, str] | None
+    ) -> tuple[Outgoing, bytes, bytes]:
+        """Make a message ready: with an id and the trace context, subject and headers as bytes.
+
+        Raises MessageTooLarge, and PublishRefused for what cannot be sent.
+        """
         sent = dict(headers) if headers else {}
         if envelope.MSG_ID not in sent and envelope.lookup(sent, envelope.MSG_ID) is None:
-            sent[envelope.MSG_ID] = _new_id()
+            sent[envelope.MSG_ID] = os.urandom(16).hex()
         if envelope.TRACEPARENT not in sent:
             telemetry.inject(sent)
         head = head_of(sent)
@@ -228,8 +234,14 @@ class Bus:
                 f"{self._nc.max_payload - _HEADROOM_BYTES:,}: "
                 "hand large data over as an artifact, not as an event"
             )
+        return Outgoing(subject, body, sent), subject_bytes(subject), head
+
+    def _entry(
+        self, subject: str, body: bytes, headers: Mapping[str, str] | None, timeout_s: float
+    ) -> Entry:
+        _, address, head = self.encode(subject, body, headers)
         future: asyncio.Future[Ack] = asyncio.get_running_loop().create_future()
-        return Entry(subject_bytes(subject), head, body, timeout_s, future)
+        return Entry(address, head, body, timeout_s, future)
 
     async def _enqueue(
         self,
@@ -389,10 +401,6 @@ class Bus:
                 self._nc.send_posted()
                 await self.flush()
             await self._nc.close()
-
-
-def _new_id() -> str:
-    return os.urandom(16).hex()
 
 
 async def connect(settings: ConnectionSettings | None = None, *, name: str = "interlock") -> Bus:
