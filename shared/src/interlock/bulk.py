@@ -133,7 +133,7 @@ class BulkLane:
         self._held: deque[_Held] = deque()
         self._held_bytes = 0
         self._acknowledged = 0
-        self._why = "the broker did not answer"
+        self._why = "no stream answered: has `interlock setup` been run on this broker?"
         self._fatal: InterlockError | None = None
         self._receipt: BulkReceipt | None = None
         self._stream = ""
@@ -392,6 +392,7 @@ class BulkLane:
         elif answer.type == "ack":
             self._flow = max(1, answer.msgs)
             self._started = True
+            self._why = "the broker did not answer"
             self._settle(answer.seq - (self._seq - self._sent))
             if self._sent < len(self._held):
                 self._pump()
@@ -429,7 +430,7 @@ class BulkLane:
             if self._batch and self._client.is_connected and self._epoch == self._client.epoch:
                 quiet = self._loop.time() - self._heard_at
                 if self._asked > _UNANSWERED:
-                    self._break("the broker did not answer")
+                    self._break(self._why)
                 elif quiet > _QUIET_S * (1 + self._asked) and not self._client.unsent_bytes():
                     self._ask()
             self._pump()

@@ -206,6 +206,12 @@ class Client(NatsClient):
         self.epoch += 1
         await super()._attempt_reconnect()
 
+    async def _connect_to_server(self, s: Any) -> None:
+        if self._transport:
+            # An attempt that failed half-way has left its socket open.
+            self._transport.close()
+        await super()._connect_to_server(s)
+
     async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
         return parse_headers(bytes(headers)) if headers else None
 
