@@ -1,7 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interlock.coalescing import BATCH_MESSAGES, Facts, Wait, decide
+from interlock.bulk import Outgoing
+from interlock.coalescing import BATCH_MESSAGES, Facts, Wait, decide, storable_as_one
 
 facts = st.builds(
     Facts,
@@ -53,3 +54,14 @@ def test_two_are_a_batch_where_replicas_agree_on_it_together() -> None:
 def test_what_would_make_a_batch_waits_for_the_singles_under_way() -> None:
     assert isinstance(decide(Facts(atomic=True), waiting=5, singles=4, careful=False), Wait)
     assert decide(Facts(atomic=True), waiting=2, singles=4, careful=False) == ("singles", 2)
+
+
+@given(st.lists(st.integers(0, 6), max_size=40), st.integers(0, 2_500))
+def test_groups_hold_everything_in_order_and_fit(large: list[int], small: int) -> None:
+    messages = [Outgoing("t", b"x" * (size * 1024 * 1024)) for size in large]
+    messages += [Outgoing("t", b"")] * small
+    groups = list(storable_as_one(messages))
+    assert [each for group in groups for each in group] == messages
+    for group in groups:
+        assert 1 <= len(group) <= BATCH_MESSAGES
+        assert len(group) == 1 or sum(len(each.body) for each in group) <= 16 * 1024 * 1024

@@ -7,20 +7,54 @@ is stored whole or not at all, so one unit after the other never leaves a gap. S
 under way together keep their order only on a connection that holds, to a stream with one replica.
 """
 
-from typing import Final, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, Literal, Protocol, TypeVar
 
 import msgspec
 
-__all__ = ["BATCH_MESSAGES", "Facts", "Wait", "decide"]
+__all__ = ["BATCH_MESSAGES", "Facts", "Wait", "decide", "storable_as_one"]
 
 #: The broker's default limit (ADR-50).
 BATCH_MESSAGES: Final = 1_000
+
+#: What one group holds, bytes.
+_GROUP_BYTES: Final = 16 * 1024 * 1024
 
 #: Fewer than so many go as singles to a stream with one replica.
 _WORTH_A_BATCH: Final = 8
 
 #: Singles under way at once to a stream that takes no batches.
 _WINDOW: Final = 512
+
+
+class _Sized(Protocol):
+    """What has a body and headers."""
+
+    @property
+    def body(self) -> bytes:
+        """The body."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers."""
+
+
+SizedT = TypeVar("SizedT", bound=_Sized)
+
+
+def storable_as_one(messages: Iterable[SizedT]) -> Iterator[list[SizedT]]:
+    """Cut a run of messages into groups that the broker can store all or not at all."""
+    group: list[SizedT] = []
+    size = 0
+    for message in messages:
+        more = len(message.body) + sum(len(k) + len(v) for k, v in message.headers.items())
+        if group and (len(group) == BATCH_MESSAGES or size + more > _GROUP_BYTES):
+            yield group
+            group, size = [], 0
+        group.append(message)
+        size += more
+    if group:
+        yield group
 
 
 class Facts(msgspec.Struct, frozen=True):
