@@ -39,6 +39,9 @@ _LONGEST_COMPARED = 80
 _CANDIDATES = 24
 _NEAR_ENOUGH = 0.6
 
+#: Fleets use few names, again and again; a longer one is no name and not worth its memory.
+_LONGEST_REMEMBERED = 200
+
 
 class Match(msgspec.Struct, frozen=True, kw_only=True):
     """What a legacy name resolves to, and why."""
@@ -80,14 +83,21 @@ def _table() -> dict[str, tuple[Rule, str]]:
     return table
 
 
-def candidates(name: str) -> list[str]:
+def candidates(name: str) -> tuple[str, ...]:
     """What a name may stand under, folded: all of it first, then without leading qualifiers."""
+    return (_remembered if len(name) <= _LONGEST_REMEMBERED else _candidates)(name)
+
+
+def _candidates(name: str) -> tuple[str, ...]:
     parts = name.strip().split(".", _MOST_QUALIFIERS)
     found = [fold(name)]
     while len(parts) > 1 and fold(parts[0]) in QUALIFIERS:
         parts = parts[1:]
         found.append(fold(".".join(parts)))
-    return found
+    return tuple(found)
+
+
+_remembered = functools.lru_cache(maxsize=4_096)(_candidates)
 
 
 def resolve(name: str) -> Match | None:

@@ -6,6 +6,7 @@ the payload is dropped: what a type does not declare stays in it under its own n
 """
 
 import datetime
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import unquote
@@ -229,22 +230,43 @@ def _free_name(name: str, *taken: Payload) -> str:
     return name
 
 
-def _fold_aliases(payload: Payload, entry: EventType) -> None:
-    """Give fields their canonical names, where the value fits and none stands there yet."""
+class _Foldable(msgspec.Struct, frozen=True):
+    """A field of a type, and what else it has been called."""
+
+    field: str
+    aliases: tuple[str, ...]
+    type: Any
+
+
+@functools.cache
+def _foldable(name: str) -> tuple[_Foldable, ...]:
+    """The fields of a type of the catalogue that have aliases."""
+    entry = catalogue.by_name()[name]
     declared = (
-        {field.name: field for field in msgspec.structs.fields(entry.struct)}
+        {field.name: field.type for field in msgspec.structs.fields(entry.struct)}
         if entry.struct is not None
         else {}
     )
-    for field, aliases in ALIASES.items():
-        if field not in declared and field not in _UNIVERSAL:
-            continue
-        wanted = declared[field].type if field in declared else str
-        for alias in aliases:
-            if alias not in payload or alias in declared:
+    return tuple(
+        _Foldable(
+            field,
+            tuple(alias for alias in aliases if alias not in declared),
+            declared.get(field, str),
+        )
+        for field, aliases in ALIASES.items()
+        if field in declared or field in _UNIVERSAL
+    )
+
+
+def _fold_aliases(payload: Payload, entry: EventType) -> None:
+    """Give fields their canonical names, where the value fits and none stands there yet."""
+    for foldable in _foldable(entry.name):
+        field = foldable.field
+        for alias in foldable.aliases:
+            if alias not in payload:
                 continue
             value = payload[alias]
-            if value is None or not _fits(value, wanted):
+            if value is None or not _fits(value, foldable.type):
                 continue
             if payload.get(field) is None:
                 payload[field] = value
