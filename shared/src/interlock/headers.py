@@ -6,7 +6,7 @@ good; and of headers that repeat, or whose names are not ASCII, it keeps only so
 
 __all__ = ["Headers", "parse"]
 
-_VERSION = b"NATS/1.0"
+_VERSION = "NATS/1.0"
 
 
 class Headers(dict[str, str]):
@@ -29,16 +29,16 @@ class Headers(dict[str, str]):
 def parse(raw: bytes) -> Headers:
     """The headers of a block. A status line becomes ``Status`` and ``Description``."""
     found = Headers(raw)
-    first, _, rest = raw.partition(b"\r\n")
-    told = first.removeprefix(_VERSION).decode("utf-8", "backslashreplace").strip()
-    status, _, description = told.partition(" ")
-    if first.startswith(_VERSION) and status.isdecimal():
-        found["Status"] = status
-        if description:
-            found["Description"] = description.strip()
-    for line in rest.split(b"\r\n"):
-        name, colon, value = line.partition(b":")
-        key = name.decode("utf-8", "backslashreplace").strip()
-        if colon and key:
-            found.setdefault(key, value.decode("utf-8", "backslashreplace").strip())
+    first, *lines = raw.decode("utf-8", "backslashreplace").split("\r\n")
+    if first.startswith(_VERSION):
+        status, _, description = first[len(_VERSION) :].strip().partition(" ")
+        if status.isdecimal():
+            found["Status"] = status
+            if description:
+                found["Description"] = description.strip()
+    for line in lines:
+        name, colon, value = line.partition(":")
+        key = name.strip()
+        if colon and key and key not in found:
+            found[key] = value.strip()
     return found

@@ -53,19 +53,22 @@ class Published:
         info = await self._bus.api(f"CONSUMER.INFO.{INBOX.stream.name}.{INBOX.name}")
         self._horizon = info["delivered"]["stream_seq"] + INBOX.max_ack_pending
 
-    def handled(self, at: Position) -> None:
-        """A message was seen through."""
-        self._handled = max(self._handled, at.stream_seq)
+    def handled(self, seq: int) -> None:
+        """A message was seen through: its number in the stream."""
+        self._handled = max(self._handled, seq)
+
+    def old(self, stored_ns: int) -> bool:
+        """Whether the broker would no longer notice a second event for what was stored then."""
+        return self._clock_ns() - stored_ns > self._window_ns - _MARGIN_NS
 
     def doubtful(self, at: Position) -> bool:
-        """Whether the broker would no longer notice a second event for this message."""
-        old = self._clock_ns() - at.time_ns > self._window_ns - _MARGIN_NS
+        """Whether there may be an event for this message that the broker would not notice."""
         came_before = (
             at.deliveries > 1
             or at.stream_seq <= self._horizon
             or at.stream_seq <= self._handled - INBOX.max_ack_pending
         )
-        return old and came_before
+        return came_before and self.old(at.time_ns)
 
     async def holds(self, event_id: str, at: Position) -> bool:
         """Whether the event of that id is stored. Its message was stored before it."""

@@ -1,11 +1,18 @@
 """The shell of the event-normalizer: legacy subject in, decision, canonical subject out."""
 
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
 import msgspec
 
 from interlock import logs
+from interlock.bus import Ack
 from interlock.clock import now, rfc3339, rfc3339_ns
+from interlock.consuming import Decision
 from interlock.delivery import Delivery
 from interlock.errors import (
+    BusUnavailable,
     CommandFailed,
     MessageTooLarge,
     PublishRefused,
@@ -34,7 +41,14 @@ from interlock_schemas.topology import LEGACY_MAPPINGS
 
 __all__ = ["Normalizer", "setup"]
 
+#: Messages that are normalized and published together, at most.
+BATCH: Final = 256
+
 log = logs.get_logger("interlock.normalizer")
+
+
+#: Legacy name and acknowledgement-to-be of a canonical event that is under way.
+_Sent = tuple[str, "asyncio.Future[Ack]"]
 
 
 class Normalizer:
@@ -74,8 +88,39 @@ class Normalizer:
     def _resolve(self, name: str) -> legacy.Match | None:
         return mappings.resolve(name, self._overrides)
 
-    async def on_legacy(self, delivery: Delivery) -> None:
-        """Publish the canonical event of a legacy message, under an id that is always the same."""
+    async def on_legacy(self, deliveries: Sequence[Delivery]) -> list[Decision]:
+        """Publish the canonical events of legacy messages, each under an id that never changes.
+
+        They go out together, in the order of the messages; each ends by itself.
+        """
+        decisions: list[Decision] = []
+        sent: list[tuple[int, _Sent]] = []
+        for number, delivery in enumerate(deliveries):
+            decisions.append(None)
+            try:
+                with delivery.in_trace():
+                    published = await self._publish(delivery)
+            except (Reject, BusUnavailable) as error:
+                decisions[number] = error
+            else:
+                if published is not None:
+                    sent.append((number, published))
+        for number, (name, future) in sent:
+            try:
+                await future
+            except (MessageTooLarge, PublishRefused) as error:
+                decisions[number] = _refused(error, name)
+            except BusUnavailable as error:
+                decisions[number] = error
+            else:
+                self._published.handled(deliveries[number].seq)
+        return decisions
+
+    async def _publish(self, delivery: Delivery) -> "_Sent | None":
+        """Begin to publish the canonical event of a message; None when that was done before.
+
+        Raises Reject for a message that has no canonical meaning.
+        """
         outcome = normalize(delivery.subject, delivery.headers, delivery.body, self._resolve)
         if not isinstance(outcome, Canonical):
             suggestions: tuple[str, ...] = ()
@@ -90,30 +135,28 @@ class Normalizer:
                 suggestions=suggestions,
             )
         event_id = envelope.canonical_id(delivery.id, delivery.body)
-        if self._published.doubtful(delivery.position) and await self._published.holds(
-            event_id, delivery.position
+        if (
+            self._published.old(delivery.stored_ns)
+            and self._published.doubtful(delivery.position)
+            and await self._published.holds(event_id, delivery.position)
         ):
-            return
+            return None
         headers = envelope.forwarded(delivery.headers)
         headers |= event_headers(
             outcome.type,
             id=event_id,
             source=outcome.origin,
-            time=outcome.time or rfc3339_ns(delivery.position.time_ns),
+            time=outcome.time or rfc3339_ns(delivery.stored_ns),
         )
         headers[envelope.LEGACY_NAME] = envelope.escape(outcome.name)
         headers[envelope.LEGACY_SUBJECT] = envelope.escape(delivery.subject)
         headers[envelope.LEGACY_ORIGIN] = envelope.escape(outcome.origin)
         subject = subjects.event(outcome.type, key_of(outcome.payload))
         try:
-            await self._service.fleet.bus.publish(subject, outcome.body, headers)
-        except MessageTooLarge as error:
-            raise Reject(str(error), code=Code.TOO_LARGE, name=outcome.name) from error
-        except PublishRefused as error:
-            # Its headers are the one part of it that the broker has not seen in this form.
-            reason = f"the broker refuses the canonical event: {error}"
-            raise Reject(reason, code=Code.TOO_LARGE, name=outcome.name) from error
-        self._published.handled(delivery.position)
+            future = await self._service.fleet.bus.publish_soon(subject, outcome.body, headers)
+        except (MessageTooLarge, PublishRefused) as error:
+            raise _refused(error, outcome.name) from error
+        return outcome.name, future
 
     async def map(self, request: MapName) -> MappingChange:
         """Make a mapping; answered once it is stored. Doing it again changes nothing."""
@@ -192,12 +235,19 @@ class Normalizer:
         )
 
 
+def _refused(error: MessageTooLarge | PublishRefused, name: str) -> Reject:
+    """The letter's reason, where the broker does not take a canonical event."""
+    # But for its size, its headers are the one part that the broker has not seen in this form.
+    reason = f"the broker refuses the canonical event: {error}"
+    return Reject(reason, code=Code.TOO_LARGE, name=name)
+
+
 async def setup(service: Service) -> None:
     """Wire the normalizer to its contract."""
     normalizer = Normalizer(service)
     await normalizer.prepare()
     service.watch(LEGACY_MAPPINGS, normalizer.on_mapping)
-    service.consume(INBOX, normalizer.on_legacy)
+    service.consume(INBOX, normalizer.on_legacy, batch=BATCH)
     service.answer(mappings.MAP, normalizer.map)
     service.answer(mappings.UNMAP, normalizer.unmap)
     service.answer(mappings.LIST, normalizer.list)
