@@ -61,6 +61,7 @@ def test_the_order_of_subjects_does_not_matter() -> None:
         ("duplicate_window", HOUR_NS, 2 * HOUR_NS),
         ("description", "old words", "new words"),
         ("allow_atomic", False, True),
+        ("allow_batched", False, True),
     ],
 )
 def test_what_is_widened_is_updated(setting: str, stands: Any, declared: Any) -> None:
@@ -76,7 +77,6 @@ def test_what_is_widened_is_updated(setting: str, stands: Any, declared: Any) ->
         ("max_age", 0, HOUR_NS),
         ("max_msg_size", 2_048, 1_024),
         ("max_msg_size", -1, 1_024),
-        ("num_replicas", 3, 1),
         ("subjects", ["a.>", "b.>"], ["a.>"]),
         ("subjects", ["a.>"], ["b.>"]),
         ("storage", "memory", "file"),
@@ -119,6 +119,43 @@ def test_a_limit_is_never_lowered(stands: int, declared: int) -> None:
     change = stream_plan(STREAM | {"max_msg_size": stands}, max_msg_size=declared)
     if change.action == "update":
         assert declared <= 0 or 0 < stands < declared
+
+
+@given(st.integers(1, 5), st.integers(1, 5))
+def test_the_declared_number_of_replicas_is_a_minimum(stands: int, declared: int) -> None:
+    change = stream_plan(STREAM | {"num_replicas": stands}, num_replicas=declared)
+    assert change.action == ("none" if stands >= declared else "update")
+
+
+@pytest.mark.parametrize("stands", [1, 3])
+def test_a_consumer_with_replicas_of_its_own_is_made_to_follow_its_stream(stands: int) -> None:
+    declared = consumer_config(CONSUMER)
+    change = plan("consumer", "worker", declared, declared | {"num_replicas": stands})
+    assert (change.action, changed(change)) == ("update", {"num_replicas": True})
+
+
+@pytest.mark.parametrize("stream", STREAMS, ids=lambda stream: stream.name)
+def test_every_stream_takes_atomic_batches_and_fast_ingest(stream: Stream) -> None:
+    config = stream_config(stream)
+    assert config["allow_atomic"]
+    assert config["allow_batched"]
+
+
+@pytest.mark.parametrize("mode", [None, "default"])
+def test_what_is_durable_is_persisted_first_whichever_way_the_broker_says_so(
+    mode: str | None,
+) -> None:
+    standing = {k: v for k, v in STREAM.items() if k != "persist_mode"}
+    if mode is not None:
+        standing["persist_mode"] = mode
+    assert stream_plan(standing).action == "none"
+    change = stream_plan(standing | {"persist_mode": "async"})
+    assert (change.action, changed(change)) == ("refuse", {"persist_mode": False})
+
+
+def test_what_is_fast_may_be_persisted_later() -> None:
+    fast = stream_config(msgspec.structs.replace(EVENTS, durability="fast"))
+    assert plan("stream", "EVENTS", fast, fast | {"persist_mode": "async"}).action == "none"
 
 
 def test_a_lone_filter_may_stand_in_either_spelling() -> None:

@@ -7,6 +7,7 @@ __all__ = [
     "EVENTS",
     "LEGACY",
     "NO_KEY",
+    "SERVERS",
     "command",
     "dead",
     "event",
@@ -20,6 +21,9 @@ __all__ = [
 EVENTS = "events.>"
 LEGACY = "legacy.>"
 DEAD = "dead.>"
+
+#: Asked by whoever wants to know how the servers store; each server answers (system account).
+SERVERS = "$SYS.REQ.SERVER.PING.VARZ"
 
 #: The key of an event that names neither a configuration nor a node.
 NO_KEY = "_"

@@ -3,6 +3,8 @@
 Services never create them: at start they compare what stands with what their contract needs.
 """
 
+from typing import Literal
+
 import msgspec
 
 from interlock_schemas import subjects
@@ -18,6 +20,8 @@ __all__ = [
     "STREAMS",
     "Bucket",
     "Consumer",
+    "Durability",
+    "Stored",
     "Stream",
 ]
 
@@ -28,8 +32,14 @@ _DAY_S = 86_400
 LARGEST_MESSAGE_BYTES = 7 * 1024 * 1024
 
 
+#: ``durable``: what is acknowledged survives a power cut of every server at once. It takes file
+#: storage, no ``persist_mode: async``, the declared replicas, and ``sync_interval: always`` on each
+#: server that holds one, however many there are. ``fast``: any storage, any sync.
+Durability = Literal["durable", "fast"]
+
+
 class Stream(msgspec.Struct, frozen=True, kw_only=True):
-    """A JetStream stream, file storage, limits retention."""
+    """A JetStream stream, limits retention."""
 
     name: str
     summary: str
@@ -40,6 +50,8 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     """How long the broker remembers message ids."""
     max_message_bytes: int = -1
     replicas: int = 1
+    """On so many servers, or on more."""
+    durability: Durability = "durable"
 
 
 class Bucket(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +60,8 @@ class Bucket(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     summary: str
     replicas: int = 1
+    """On so many servers, or on more."""
+    durability: Durability = "durable"
 
     @property
     def stream(self) -> str:
@@ -62,6 +76,10 @@ class Bucket(msgspec.Struct, frozen=True, kw_only=True):
     def key_subject(self, key: str) -> str:
         """The subject of one key."""
         return f"$KV.{self.name}.{key}"
+
+
+#: What the broker keeps messages in.
+Stored = Stream | Bucket
 
 
 class Consumer(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,6 +21,7 @@ from typing import Annotated
 
 import msgspec
 
+from interlock.endpoint import SYSTEM_USER
 from interlock.errors import InterlockError
 from interlock.process import NotReadyError, became_ready, log_path, signal_group, spawn
 from interlock.state import (
@@ -31,6 +32,7 @@ from interlock.state import (
     write_private,
 )
 from interlock.supervisor import Child
+from interlock_schemas.subjects import SERVERS
 
 __all__ = [
     "NAME",
@@ -38,7 +40,11 @@ __all__ = [
     "BrokerNotReadyError",
     "EmbeddedBroker",
     "ServerBinary",
+    "authorization",
     "find_server",
+    "free_port",
+    "is_free",
+    "jetstream",
 ]
 
 Version = tuple[int, int, int]
@@ -158,7 +164,8 @@ def _examine(path: Path, origin: str) -> ServerBinary:
     return ServerBinary(path, version, origin)
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether a server could listen on this port of the loopback interface now."""
     with socket.socket() as probe:
         # As the server does: what is left of closed connections does not keep a port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -171,14 +178,43 @@ def _is_free(port: int) -> bool:
         return True
 
 
-def _any_free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback interface that nobody uses now. Raises BrokerError."""
     for _ in range(_PORT_TRIES):
         port = secrets.choice(_FREE_PORTS)
-        if _is_free(port):
+        if is_free(port):
             return port
     raise BrokerError(
         f"no free port between {_FREE_PORTS.start} and {_FREE_PORTS.stop - 1}: name one"
     )
+
+
+def jetstream(store: Path, *, sync_always: bool) -> dict[str, object]:
+    """The part of a server's configuration that says where it stores, and how safely."""
+    config: dict[str, object] = {"store_dir": str(store)}
+    if sync_always:
+        # Before an acknowledgement goes out, its message is on disk.
+        config["sync_interval"] = "always"
+    return config
+
+
+def authorization(credentials: Credentials) -> dict[str, object]:
+    """The part of a server's configuration that says who may do what.
+
+    One user for everything, in the account of those who have none of their own, where the stores
+    of earlier versions lie too. That account can import nothing, so whoever wants to know how the
+    servers store asks as a second user, of the system account.
+    """
+    look = {
+        "user": SYSTEM_USER,
+        "password": credentials.password,
+        "permissions": {"publish": [SERVERS], "subscribe": ["_INBOX.>"]},
+    }
+    return {
+        "authorization": {"users": [{"user": credentials.user, "password": credentials.password}]},
+        "accounts": {"SYS": {"users": [look]}},
+        "system_account": "SYS",
+    }
 
 
 class _Identity(msgspec.Struct, frozen=True):
@@ -225,15 +261,18 @@ class EmbeddedBroker:
         port: int | None = None,
         monitor_port: int | None = None,
         server: ServerBinary | None = None,
+        sync_always: bool = True,
     ) -> None:
         """``port``: this one or none. ``monitor_port``: serve HTTP monitoring there.
 
-        ``server``: use this one; default `find_server`.
+        ``server``: use this one; default `find_server`. ``sync_always=False``: acknowledge before
+        a message is on disk, which a power cut may then take; for measurements.
         """
         self._state = state.absolute()
         self._given_port = port
         self._monitor_port = monitor_port
         self._given_server = server
+        self._sync_always = sync_always
         self._prepared: _Prepared | None = None
         self._process: asyncio.subprocess.Process | None = None
 
@@ -410,16 +449,8 @@ class EmbeddedBroker:
             # consumer. Workers share the machine with GPU jobs and do stand still for seconds.
             "max_pending": 256 * 1024 * 1024,
             "write_deadline": "10s",
-            "jetstream": {
-                "store_dir": str(self._store_path),
-                # Before an acknowledgement goes out, its message is on disk.
-                "sync_interval": "always",
-            },
-            "authorization": {
-                "user": settled.credentials.user,
-                "password": settled.credentials.password,
-            },
-        }
+            "jetstream": jetstream(self._store_path, sync_always=self._sync_always),
+        } | authorization(settled.credentials)
         if self._monitor_port is not None:
             config["http"] = f"{_HOST}:{self._monitor_port}"
         return msgspec.json.format(msgspec.json.encode(config), indent=2)
@@ -431,17 +462,17 @@ class EmbeddedBroker:
         with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
             known = msgspec.json.decode(path.read_bytes(), type=_Identity)
         for port in (self._given_port, self._monitor_port):
-            if port is not None and not _is_free(port):
+            if port is not None and not is_free(port):
                 raise BrokerError(
                     f"port {port} of {_HOST} is taken or not allowed: name another, "
                     "or stop what listens there"
                 )
         if self._given_port is not None:
             port = self._given_port
-        elif known is not None and _is_free(known.port):
+        elif known is not None and is_free(known.port):
             port = known.port
         else:
-            port = _any_free_port()
+            port = free_port()
         # Unique, so that a greeting tells whether it is ours.
         name = known.server_name if known is not None else f"interlock-{secrets.token_hex(4)}"
         identity = _Identity(name, port)

@@ -9,7 +9,11 @@ from interlock import state
 from interlock.errors import ConnectFailed
 from interlock.settings import ConnectionSettings
 
-__all__ = ["Endpoint", "resolve"]
+__all__ = ["SYSTEM_USER", "Endpoint", "resolve"]
+
+#: May ask the servers of `interlock up` how they store, and nothing else. Its password is that of
+#: the user who may do everything.
+SYSTEM_USER = "interlock-system"
 
 _DEFAULT_URL = "nats://127.0.0.1:4222"
 
@@ -25,6 +29,9 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     password: str | None = None
     token: str | None = None
     creds: Path | None = None
+    system_user: str | None = None
+    """Who asks the servers how they store; None: we ourselves."""
+    system_password: str | None = None
 
 
 def _bare(url: str) -> tuple[str, str | None, str | None]:
@@ -65,6 +72,9 @@ def resolve(settings: ConnectionSettings) -> Endpoint:
     Raises ConnectFailed when the address that is set is none.
     """
     password = settings.nats_password.get_secret_value() if settings.nats_password else None
+    system_password = (
+        settings.nats_system_password.get_secret_value() if settings.nats_system_password else None
+    )
     if settings.nats_creds is not None:
         _check_creds(settings.nats_creds)
     if settings.nats_url:
@@ -82,6 +92,8 @@ def resolve(settings: ConnectionSettings) -> Endpoint:
             password=password or secret,
             token=token,
             creds=settings.nats_creds,
+            system_user=settings.nats_system_user,
+            system_password=system_password,
         )
     folder = settings.state or state.default_folder()
     running = state.read_run(folder, answering=False)
@@ -92,6 +104,8 @@ def resolve(settings: ConnectionSettings) -> Endpoint:
             origin=f"`interlock up` in {folder}",
             user=credentials.user,
             password=credentials.password,
+            system_user=SYSTEM_USER,
+            system_password=credentials.password,
         )
     return Endpoint(
         url=_DEFAULT_URL,
@@ -99,4 +113,6 @@ def resolve(settings: ConnectionSettings) -> Endpoint:
         user=settings.nats_user,
         password=password,
         creds=settings.nats_creds,
+        system_user=settings.nats_system_user,
+        system_password=system_password,
     )

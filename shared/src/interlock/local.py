@@ -20,6 +20,7 @@ from interlock.broker import NAME as BROKER
 from interlock.broker import BrokerError, EmbeddedBroker
 from interlock.bus import Bus, connected
 from interlock.discovery import contracts
+from interlock.endpoint import SYSTEM_USER
 from interlock.errors import BusUnavailable
 from interlock.settings import ConnectionSettings
 from interlock.supervisor import Child, ProcessEvent, Supervisor
@@ -109,12 +110,16 @@ async def local_fleet(
             nats_url=broker.url,
             nats_user=broker.user,
             nats_password=SecretStr(broker.password),
+            nats_system_user=SYSTEM_USER,
+            nats_system_password=SecretStr(broker.password),
             state=folder,
         )
         env = {
             "INTERLOCK_NATS_URL": broker.url,
             "INTERLOCK_NATS_USER": broker.user,
             "INTERLOCK_NATS_PASSWORD": broker.password,
+            "INTERLOCK_NATS_SYSTEM_USER": SYSTEM_USER,
+            "INTERLOCK_NATS_SYSTEM_PASSWORD": broker.password,
             "INTERLOCK_STATE": str(folder),
         }
         try:

@@ -4,7 +4,16 @@ from typing import Final
 
 from opentelemetry import metrics
 
-__all__ = ["DEAD_LETTERED", "DELIVERED", "HANDLED", "HANDLE_SECONDS", "PUBLISHED", "RETRIED"]
+__all__ = [
+    "DEAD_LETTERED",
+    "DEGRADED",
+    "DELIVERED",
+    "HANDLED",
+    "HANDLE_SECONDS",
+    "PAUSES",
+    "PUBLISHED",
+    "RETRIED",
+]
 
 _meter = metrics.get_meter("interlock")
 
@@ -24,5 +33,27 @@ RETRIED: Final = _meter.create_counter("interlock.retried", unit="{message}")
 #: Messages that became dead letters, by code. Above zero: `interlock dlq list` says why.
 DEAD_LETTERED: Final = _meter.create_counter("interlock.dead_lettered", unit="{message}")
 
-#: Seconds that a handler took for one message. Near the handler's limit: raise it or split work.
+#: Pauses of a consumer whose handler failed for most messages. Above zero: the event
+#: `consumer.paused` and the service's log name the error; fix it, and the consumer resumes.
+PAUSES: Final = _meter.create_counter("interlock.consumer.pauses", unit="{pause}")
+
+#: Seconds that a handler took for one call. Near the handler's limit: raise it or split work.
 HANDLE_SECONDS: Final = _meter.create_histogram("interlock.handle.duration", unit="s")
+
+#: Promises of the broker that a service runs without, or cannot tell: 0 where all are kept. Above
+#: zero: `interlock doctor` says which, and what to do.
+DEGRADED: Final = _meter.create_gauge("interlock.degraded", unit="{finding}")
+
+#: Messages that an outbox took onto the local disk. Should follow what the worker publishes.
+OUTBOX_STORED: Final = _meter.create_counter("interlock.outbox.stored", unit="{message}")
+
+#: Messages of an outbox that the broker acknowledged. Zero while some wait: the link is cut;
+#: `interlock outbox status` has the last error.
+OUTBOX_FORWARDED: Final = _meter.create_counter("interlock.outbox.forwarded", unit="{message}")
+
+#: Messages that the broker will not take. Above zero: `interlock outbox refused` says why.
+OUTBOX_REFUSED: Final = _meter.create_counter("interlock.outbox.refused", unit="{message}")
+
+#: Messages that wait in an outbox. Rises for long: the link is cut, or slower than the worker;
+#: near `INTERLOCK_OUTBOX_MAX_MESSAGES` publishes begin to wait for room.
+OUTBOX_WAITING: Final = _meter.create_gauge("interlock.outbox.waiting", unit="{message}")

