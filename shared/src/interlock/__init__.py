@@ -10,19 +10,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from interlock.blocking import BlockingFleet, connect_blocking
     from interlock.bus import Ack
+    from interlock.decisions import Decision
     from interlock.errors import InterlockError, NotAcknowledged, Reject
     from interlock.fleet import Fleet, Received, connect
-    from interlock.redelivery import RetryPolicy
+    from interlock.flood import FloodPolicy
+    from interlock.outbox import Stored
+    from interlock.redelivery import Handled, Retry, RetryPolicy
 
 __all__ = [
     "Ack",
     "BlockingFleet",
+    "Decision",
     "Fleet",
+    "FloodPolicy",
+    "Handled",
     "InterlockError",
     "NotAcknowledged",
     "Received",
     "Reject",
+    "Retry",
     "RetryPolicy",
+    "Stored",
     "connect",
     "connect_blocking",
 ]
@@ -30,12 +38,17 @@ __all__ = [
 _HOMES = {
     "Ack": "bus",
     "BlockingFleet": "blocking",
+    "Decision": "decisions",
     "Fleet": "fleet",
+    "FloodPolicy": "flood",
+    "Handled": "redelivery",
     "InterlockError": "errors",
     "NotAcknowledged": "errors",
     "Received": "fleet",
     "Reject": "errors",
+    "Retry": "redelivery",
     "RetryPolicy": "redelivery",
+    "Stored": "outbox",
     "connect": "fleet",
     "connect_blocking": "blocking",
 }

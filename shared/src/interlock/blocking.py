@@ -8,10 +8,12 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from pathlib import Path
+from typing import Any, Generic, TypeVar, overload
 
-from interlock.bus import Ack
-from interlock.fleet import Fleet, Received, connect
+from interlock.fleet import Fleet, ReceiptT, Received, connect
+from interlock.outbox import Status, Stored
 from interlock.redelivery import RetryPolicy
 from interlock.settings import ConnectionSettings
 from interlock_schemas.event import Event, OpenEvent, Payload
@@ -21,10 +23,10 @@ __all__ = ["BlockingFleet", "connect_blocking"]
 T = TypeVar("T")
 
 
-class BlockingFleet:
+class BlockingFleet(Generic[ReceiptT]):
     """`Fleet`, call by call, from any thread. Make one with `connect_blocking`."""
 
-    def __init__(self, fleet: Fleet, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, fleet: Fleet[ReceiptT], loop: asyncio.AbstractEventLoop) -> None:
         self._fleet = fleet
         self._loop = loop
 
@@ -44,21 +46,21 @@ class BlockingFleet:
         id: str | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float = 30.0,
-    ) -> Ack:
-        """As `Fleet.publish`: returns once the broker has it on disk."""
+    ) -> ReceiptT:
+        """As `Fleet.publish`: returns once the broker has it on disk, or this host's outbox."""
         return self._wait(
             self._fleet.publish(event, key=key, id=id, headers=headers, timeout_s=timeout_s)
         )
 
     def publish_many(
         self, events: Iterable[Event | OpenEvent], *, timeout_s: float = 60.0
-    ) -> list[Ack]:
+    ) -> list[ReceiptT]:
         """As `Fleet.publish_many`."""
         return self._wait(self._fleet.publish_many(events, timeout_s=timeout_s))
 
     def publish_legacy(
         self, name: str, payload: Payload, *, id: str | None = None, timeout_s: float = 30.0
-    ) -> Ack:
+    ) -> ReceiptT:
         """As `Fleet.publish_legacy`."""
         return self._wait(self._fleet.publish_legacy(name, payload, id=id, timeout_s=timeout_s))
 
@@ -69,9 +71,13 @@ class BlockingFleet:
         headers: Mapping[str, str] | None = None,
         *,
         timeout_s: float = 30.0,
-    ) -> Ack:
+    ) -> ReceiptT:
         """Publish bytes as they are, acknowledged, as a worker in any language would."""
-        return self._wait(self._fleet.bus.publish(subject, body, headers, timeout_s=timeout_s))
+        return self._wait(self._fleet.publish_raw(subject, body, headers, timeout_s=timeout_s))
+
+    def outbox_status(self) -> Status:
+        """As ``await fleet.outbox.status()``: how the outbox stands."""
+        return self._wait(self._fleet.outbox.status())
 
     def consume(
         self,
@@ -113,15 +119,40 @@ class BlockingFleet:
             raise
 
 
-@contextlib.contextmanager
+@overload
 def connect_blocking(
-    settings: ConnectionSettings | None = None, *, source: str | None = None
-) -> Iterator[BlockingFleet]:
-    """Connect to the fleet from a plain script: ``with interlock.connect_blocking() as fleet``."""
+    settings: ConnectionSettings | None = None, *, source: str | None = None, outbox: None = None
+) -> AbstractContextManager[BlockingFleet]: ...
+
+
+@overload
+def connect_blocking(
+    settings: ConnectionSettings | None = None, *, source: str | None = None, outbox: str | Path
+) -> AbstractContextManager[BlockingFleet[Stored]]: ...
+
+
+def connect_blocking(
+    settings: ConnectionSettings | None = None,
+    *,
+    source: str | None = None,
+    outbox: str | Path | None = None,
+) -> AbstractContextManager[BlockingFleet] | AbstractContextManager[BlockingFleet[Stored]]:
+    """Connect to the fleet from a plain script: ``with interlock.connect_blocking() as fleet``.
+
+    With `outbox`, publishes return once this host has them on disk: see `interlock.connect`.
+    """
+    if outbox is None:
+        return _blocking(connect(settings, source=source))
+    return _blocking(connect(settings, source=source, outbox=outbox))
+
+
+@contextlib.contextmanager
+def _blocking(
+    connection: AbstractAsyncContextManager[Fleet[ReceiptT]],
+) -> Iterator[BlockingFleet[ReceiptT]]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="interlock", daemon=True)
     thread.start()
-    connection = connect(settings, source=source)
     try:
         fleet = asyncio.run_coroutine_threadsafe(connection.__aenter__(), loop).result()
         try:

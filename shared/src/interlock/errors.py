@@ -10,6 +10,8 @@ __all__ = [
     "InterlockError",
     "MessageTooLarge",
     "NotAcknowledged",
+    "OutboxFull",
+    "OutboxUnusable",
     "PublishRefused",
     "Reject",
     "SettingsInvalid",
@@ -55,6 +57,14 @@ class WrongRevision(PublishRefused):
 
 class MessageTooLarge(InterlockError):
     """The message is larger than the broker takes."""
+
+
+class OutboxFull(InterlockError):
+    """The outbox has no room, and none came in time. Nothing of the publish is stored."""
+
+
+class OutboxUnusable(InterlockError):
+    """The outbox's file cannot be used: damaged, of a newer format, on a full disk, or closed."""
 
 
 class ContractBroken(InterlockError):

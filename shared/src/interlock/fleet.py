@@ -5,17 +5,26 @@ import contextlib
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from typing import Any, Generic, TypeVar
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 import msgspec
 
 from interlock import metrics, provisioning, telemetry
-from interlock.bus import Ack, Bus
+from interlock.bulk import BulkReceipt
+from interlock.bus import Ack, Bus, Outgoing
 from interlock.bus import connect as connect_bus
-from interlock.consuming import Consumption
+from interlock.clock import now, rfc3339
+from interlock.coalescing import storable_as_one
+from interlock.consuming import Consumption, Decision, key_of_event
 from interlock.delivery import Delivery
-from interlock.errors import BusUnavailable, CommandFailed, Reject
+from interlock.errors import BusUnavailable, CommandFailed, InterlockError, Reject
+from interlock.flood import FloodPolicy
+from interlock.link import Link
+from interlock.outbox import Limits, Outbox, Stored
 from interlock.publishing import encode_event
 from interlock.redelivery import RetryPolicy
 from interlock.settings import ConnectionSettings
@@ -30,9 +39,18 @@ __all__ = ["Fleet", "Received", "connect", "decode_event"]
 EventT = TypeVar("EventT", bound=Event | OpenEvent)
 RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as DefaultTypeVar
 
-#: Publishes of one `publish_many` that are under way at the same time.
-_WINDOW = 256
+    ReceiptT = DefaultTypeVar("ReceiptT", bound=Ack | Stored, default=Ack)
+else:
+    ReceiptT = TypeVar("ReceiptT")
+
+#: When a worker's consumer is paused, unless it says otherwise.
+FLOOD = FloodPolicy()
+
+_TYPE_NAME = envelope.TYPE.encode()
+_TYPE_LINE = b"\r\n" + _TYPE_NAME + b":"
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -56,7 +74,7 @@ class Received(Generic[EventT]):
     @property
     def attempt(self) -> int:
         """1 for the first delivery."""
-        return self._delivery.position.deliveries
+        return self._delivery.attempt
 
     @property
     def subject(self) -> str:
@@ -68,21 +86,46 @@ class Received(Generic[EventT]):
         """Its headers: CloudEvents attributes, trace context, legacy name."""
         return self._delivery.headers
 
+    def in_trace(self) -> AbstractContextManager[None]:
+        """Have this event's trace be the current one, in a handler of batches.
+
+        In a handler of single events it is already.
+        """
+        return self._delivery.in_trace()
+
+
+def _type_of(delivery: Delivery) -> str:
+    """The type that a delivery names: in its header, else in its subject.
+
+    The header block is searched, not read: a header that stands there once, as we spell it, is the
+    one that reading it would find.
+    """
+    block = delivery.block
+    if block.count(_TYPE_NAME) == 1:
+        _, found, rest = block.partition(_TYPE_LINE)
+        value = rest.partition(b"\r\n")[0].strip()
+        if found and value:
+            return value.decode("utf-8", "backslashreplace").strip()
+    told = envelope.lookup(delivery.headers, envelope.TYPE) if block else None
+    return told or subjects.parse_event(delivery.subject) or ""
+
+
+def _is_msgpack(delivery: Delivery) -> bool:
+    return b"msgpack" in delivery.block and "msgpack" in (
+        envelope.lookup(delivery.headers, envelope.CONTENT_TYPE) or ""
+    )
+
 
 def decode_event(delivery: Delivery) -> tuple[Event | OpenEvent, Payload]:
     """The event that a delivery carries. Raises Reject where it carries none."""
-    name = (
-        envelope.lookup(delivery.headers, envelope.TYPE)
-        or subjects.parse_event(delivery.subject)
-        or ""
-    )
+    name = _type_of(delivery)
     entry = catalogue.find(name)
     if entry is None:
         raise Reject(
             f"{name or delivery.subject!r} is no event type", code=Code.UNKNOWN_NAME, name=name
         )
     try:
-        if "msgpack" in (envelope.lookup(delivery.headers, envelope.CONTENT_TYPE) or ""):
+        if _is_msgpack(delivery):
             payload = msgspec.msgpack.decode(delivery.body)
         else:
             payload = msgspec.json.decode(delivery.body)
@@ -98,14 +141,46 @@ def decode_event(delivery: Delivery) -> tuple[Event | OpenEvent, Payload]:
         raise Reject(f"not a {name}: {error}", code=Code.INVALID, name=name) from error
 
 
-class Fleet:
-    """A worker's connection to the fleet. Make one with `connect`."""
+class Fleet(Generic[ReceiptT]):
+    """A worker's connection to the fleet. Make one with `connect`.
 
-    def __init__(self, bus: Bus, *, source: str) -> None:
-        self.bus = bus
-        """The connection underneath."""
+    What a publish returns is in the type: `Fleet` is ``Fleet[Ack]``, whose events are at the broker
+    when a publish returns; with an outbox it is ``Fleet[Stored]``, whose events are on this host's
+    disk then.
+    """
+
+    @overload
+    def __init__(self: "Fleet[Ack]", bus: Bus, *, source: str) -> None: ...
+
+    @overload
+    def __init__(self: "Fleet[Stored]", bus: Link, *, source: str, outbox: Outbox) -> None: ...
+
+    def __init__(self, bus: Bus | Link, *, source: str, outbox: Outbox | None = None) -> None:
+        self._connection = bus
+        self._outbox = outbox
         self.source = source
         """Who publishes: ``ce-source`` of every event."""
+
+    @property
+    def bus(self) -> Bus:
+        """The connection underneath. Raises BusUnavailable before it stands, with an outbox."""
+        return self._connection if isinstance(self._connection, Bus) else self._connection.bus
+
+    @property
+    def outbox(self) -> Outbox:
+        """The outbox that publishes go through. Raises InterlockError where there is none."""
+        if self._outbox is None:
+            raise InterlockError("there is no outbox: connect with interlock.connect(outbox=PATH)")
+        return self._outbox
+
+    async def connected(self, timeout_s: float | None = None) -> Bus:
+        """The connection once it stands: at once, but for a fleet with an outbox.
+
+        Raises BusUnavailable after `timeout_s`.
+        """
+        if isinstance(self._connection, Bus):
+            return self._connection
+        return await self._connection.wait(timeout_s)
 
     async def publish(
         self,
@@ -115,48 +190,75 @@ class Fleet:
         id: str | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float = 30.0,
-    ) -> Ack:
+    ) -> ReceiptT:
         """Publish one event and return once the broker has it on disk.
+
+        With an outbox: once this host has it on disk; its id, time and trace are fixed then.
 
         `key` (default: the event's config, else its node) ends the subject. `id` (default: a new
         one) is the event's identity: publishing twice under one id stores it once. Lost
         connections are ridden out until `timeout_s`.
 
         Raises NotAcknowledged at the deadline, MessageTooLarge, PublishRefused, and ValueError for
-        an open event of an unknown type.
+        an open event of an unknown type; with an outbox also OutboxFull, when no room came within
+        `timeout_s`, and OutboxUnusable.
         """
         subject, body, sent = encode_event(
             event, source=self.source, key=key, id=id, headers=headers
         )
+        if self._outbox is not None:
+            stored = await self._outbox.publish(
+                subject, body, sent, timeout_s=timeout_s, own_id=id is not None
+            )
+            return cast(ReceiptT, stored)
         ack = await self.bus.publish(subject, body, sent, timeout_s=timeout_s)
         metrics.PUBLISHED.add(1, {"type": event.type_name})
-        return ack
+        return cast(ReceiptT, ack)
 
     async def publish_many(
         self, events: Iterable[Event | OpenEvent], *, timeout_s: float = 60.0
-    ) -> list[Ack]:
+    ) -> list[ReceiptT]:
         """Publish many events; returns once all of them are acknowledged, in their order.
 
-        Raises the first error after the others have ended: publishing the same events again is
-        safe only under ids of your own.
+        Up to 1,000 events, the broker's limit, and 16 MiB are stored all or not at all; of more, so
+        is each such group, one after the other. With an outbox, all of them are stored on this
+        host, or none.
+
+        Raises what `publish` does; a note on the error says how many of the first ones are stored.
+        Publishing the same events again is safe only under ids of your own.
         """
-        places = asyncio.Semaphore(_WINDOW)
-        results: list[asyncio.Task[Ack]] = []
-
-        async def one(event: Event | OpenEvent) -> Ack:
+        if self._outbox is not None:
+            messages = [encode_event(event, source=self.source) for event in events]
+            stored = await self._outbox.publish_many(messages, timeout_s=timeout_s, own_id=False)
+            return cast(list[ReceiptT], stored)
+        acks: list[Ack] = []
+        encoded = (Outgoing(*encode_event(event, source=self.source)) for event in events)
+        for group in storable_as_one(encoded):
             try:
-                return await self.publish(event, timeout_s=timeout_s)
-            finally:
-                places.release()
+                acks += await self.bus.publish_many(group, timeout_s=timeout_s)
+            except InterlockError as error:
+                error.add_note(f"The first {len(acks):,} of the events are stored.")
+                raise
+            types = Counter(each.headers[envelope.TYPE] for each in group)
+            for name, count in types.items():
+                metrics.PUBLISHED.add(count, {"type": name})
+        return cast(list[ReceiptT], acks)
 
-        for event in events:
-            await places.acquire()
-            results.append(asyncio.create_task(one(event)))
-        done = await asyncio.gather(*results, return_exceptions=True)
-        for outcome in done:
-            if isinstance(outcome, BaseException):
-                raise outcome
-        return [outcome for outcome in done if isinstance(outcome, Ack)]
+    async def publish_bulk(
+        self, events: Iterable[Event | OpenEvent], *, timeout_s: float = 60.0
+    ) -> BulkReceipt:
+        """Publish any number of events through the bulk lane; for telemetry and migrations.
+
+        Returns once all of them are acknowledged. Past any outbox: it goes straight to the broker.
+
+        Raises NotAcknowledged when nothing was acknowledged for `timeout_s`: the first ones may be
+        stored. Publishing the same events again is safe only under ids of your own.
+        """
+        async with (await self.connected(timeout_s)).bulk(timeout_s=timeout_s) as lane:
+            for event in events:
+                subject, body, headers = encode_event(event, source=self.source)
+                await lane.publish(subject, body, headers)
+        return lane.receipt
 
     async def publish_legacy(
         self,
@@ -165,12 +267,28 @@ class Fleet:
         *,
         id: str | None = None,
         timeout_s: float = 30.0,
-    ) -> Ack:
+    ) -> ReceiptT:
         """Publish an event under its legacy name, as an old worker would."""
         headers = {envelope.MSG_ID: id} if id else {}
+        if self._outbox is not None:
+            # It may be stored at the broker much later than it happened.
+            headers[envelope.TIME] = rfc3339(now())
         body = msgspec.json.encode({"event_type": name, "payload": payload})
-        return await self.bus.publish(subjects.legacy(name), body, headers, timeout_s=timeout_s)
+        return await self.publish_raw(subjects.legacy(name), body, headers, timeout_s=timeout_s)
 
+    async def publish_raw(
+        self,
+        subject: str,
+        body: bytes,
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout_s: float = 30.0,
+    ) -> ReceiptT:
+        """Publish bytes as they are, acknowledged, as a worker in any language would."""
+        lane = self._outbox if self._outbox is not None else self.bus
+        return cast(ReceiptT, await lane.publish(subject, body, headers, timeout_s=timeout_s))
+
+    @overload
     async def consume(
         self,
         name: str,
@@ -179,7 +297,42 @@ class Fleet:
         concurrency: int = 16,
         ack_wait_s: float = 30.0,
         from_start: bool = True,
+        order_by_key: bool = False,
         retry: RetryPolicy | None = None,
+        flood: FloodPolicy | None = FLOOD,
+        stop: asyncio.Event | None = None,
+    ) -> None: ...
+
+    @overload
+    async def consume(
+        self,
+        name: str,
+        handler: Callable[[list[Received[Any]]], Awaitable[Sequence[Decision] | None]],
+        *types: type[Event] | str,
+        batch: int,
+        linger_s: float = 0.0,
+        concurrency: int = 16,
+        ack_wait_s: float = 30.0,
+        from_start: bool = True,
+        order_by_key: bool = False,
+        retry: RetryPolicy | None = None,
+        flood: FloodPolicy | None = FLOOD,
+        stop: asyncio.Event | None = None,
+    ) -> None: ...
+
+    async def consume(
+        self,
+        name: str,
+        handler: Callable[[Any], Awaitable[Any]],
+        *types: type[Event] | str,
+        batch: int | None = None,
+        linger_s: float = 0.0,
+        concurrency: int = 16,
+        ack_wait_s: float = 30.0,
+        from_start: bool = True,
+        order_by_key: bool = False,
+        retry: RetryPolicy | None = None,
+        flood: FloodPolicy | None = FLOOD,
         stop: asyncio.Event | None = None,
     ) -> None:
         """Consume events under a durable name, until cancelled or until `stop` is set.
@@ -189,6 +342,18 @@ class Fleet:
         time in up to `concurrency` tasks; when it returns, the event is done. When it raises, the
         event is tried again by `retry`, and at last becomes a dead letter; `Reject` makes it one
         at once. Deliveries may repeat: record effects under `Received.id`.
+
+        With `batch`, the handler gets a list of up to so many events, whatever is there (after
+        waiting `linger_s` for more), in up to `concurrency` calls at a time. It returns None, all
+        are handled, or a list with one decision for each: `Handled`, `Retry`, or an exception,
+        such as `Reject`. When it raises, the events are tried again one by one.
+
+        With `order_by_key`, events of one key are handled one after the other in stream order,
+        across retries too, and different keys in parallel. That holds within this process: several
+        that share a name share out the events of a key.
+
+        `flood` says when the consumer is paused because the handler fails for most events; None:
+        never. Raises ContractBroken when the name stands for something else.
         """
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no consumer name: letters, digits, - and _, at most 64")
@@ -197,26 +362,40 @@ class Fleet:
             name=name,
             filters=tuple(_filter(wanted) for wanted in types) or (subjects.EVENTS,),
             ack_wait_s=ack_wait_s,
-            max_ack_pending=max(1_000, concurrency * 4),
+            max_ack_pending=max(1_000, concurrency * (batch or 1) * 4),
             from_start=from_start,
         )
-        if concurrency < 1:
-            raise ValueError("concurrency is at least 1")
-        await provisioning.ensure_worker_consumer(self.bus, consumer)
+        if concurrency < 1 or (batch is not None and batch < 1):
+            raise ValueError("concurrency and batch are at least 1")
+        bus = await self._connected_unless(stop)
+        if bus is None:
+            return
+        await provisioning.ensure_worker_consumer(bus, consumer)
+        stream_info = f"STREAM.INFO.{EVENTS.name}"
+        created = (await bus.api(stream_info))["created"]
 
-        async def handle(delivery: Delivery) -> None:
-            event, payload = decode_event(delivery)
-            await handler(Received(delivery, event, payload))
+        async def make_again(begin_at: int | None) -> None:
+            # In a stream made anew, everything is new.
+            anew = (await bus.api(stream_info))["created"] != created
+            await provisioning.ensure_worker_consumer(
+                bus, consumer, begin_at=1 if anew else begin_at
+            )
 
         consumption = Consumption(
-            self.bus,
+            bus,
             service=name,
             stream=EVENTS.name,
             consumer=name,
-            handler=handle,
+            handler=handler,
             places=concurrency,
             ack_wait_s=ack_wait_s,
             policy=retry or RetryPolicy(),
+            batch=batch,
+            linger_s=linger_s,
+            decode=_received,
+            key=key_of_event if order_by_key else None,
+            flood=flood,
+            remake=make_again,
         )
         async with asyncio.TaskGroup() as group:
             if stop is not None:
@@ -224,6 +403,17 @@ class Fleet:
             await consumption.run()
             if stop is not None:
                 watcher.cancel()
+
+    async def _connected_unless(self, stop: asyncio.Event | None) -> Bus | None:
+        """The connection once it stands, or None when told to stop before."""
+        async with asyncio.TaskGroup() as group:
+            connecting = group.create_task(self.connected())
+            stopping = group.create_task((stop or asyncio.Event()).wait())
+            await asyncio.wait((connecting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            bus = connecting.result() if connecting.done() else None
+            connecting.cancel()
+            stopping.cancel()
+        return bus
 
     async def command(
         self,
@@ -252,7 +442,8 @@ class Fleet:
         self, command: "Command[RequestT, ReplyT]", request: RequestT, timeout_s: float
     ) -> ReplyT:
         try:
-            reply = await self.bus.request(
+            bus = await self.connected(timeout_s)
+            reply = await bus.request(
                 command.subject,
                 msgspec.json.encode(request),
                 timeout_s=timeout_s,
@@ -270,7 +461,15 @@ class Fleet:
 
     async def close(self) -> None:
         """Send what waits and disconnect."""
-        await self.bus.close()
+        if self._outbox is not None:
+            await self._outbox.close()
+        else:
+            await self.bus.close()
+
+
+def _received(delivery: Delivery) -> Received[Any]:
+    event, payload = decode_event(delivery)
+    return Received(delivery, event, payload)
 
 
 async def _stop_when(stop: asyncio.Event, consumption: Consumption) -> None:
@@ -292,18 +491,60 @@ def default_source() -> str:
     return f"{socket.gethostname()}/{os.getpid()}"
 
 
-@contextlib.asynccontextmanager
-async def connect(
-    settings: ConnectionSettings | None = None, *, source: str | None = None
-) -> AsyncIterator[Fleet]:
+@overload
+def connect(
+    settings: ConnectionSettings | None = None, *, source: str | None = None, outbox: None = None
+) -> AbstractAsyncContextManager[Fleet]: ...
+
+
+@overload
+def connect(
+    settings: ConnectionSettings | None = None, *, source: str | None = None, outbox: str | Path
+) -> AbstractAsyncContextManager[Fleet[Stored]]: ...
+
+
+def connect(
+    settings: ConnectionSettings | None = None,
+    *,
+    source: str | None = None,
+    outbox: str | Path | None = None,
+) -> AbstractAsyncContextManager[Fleet] | AbstractAsyncContextManager[Fleet[Stored]]:
     """Connect to the fleet: ``async with interlock.connect() as fleet``.
 
     Where to is told by ``INTERLOCK_NATS_URL`` and the other settings of
     `interlock.settings.ConnectionSettings`. Raises ConnectFailed.
+
+    With `outbox`, a file on a local disk, it returns at once, whether or not the broker can be
+    reached; publishes return once this host has them on disk, and are forwarded in the background.
+    What is left when the block ends is forwarded by whoever names the file next. Raises
+    OutboxUnusable, and ConnectFailed only for an address that is none.
     """
+    settings = settings or ConnectionSettings()
     source = source or default_source()
+    if outbox is None:
+        return _connected(settings, source)
+    return _with_outbox(settings, source, Path(outbox))
+
+
+@contextlib.asynccontextmanager
+async def _connected(settings: ConnectionSettings, source: str) -> AsyncIterator[Fleet]:
     bus = await connect_bus(settings, name=source)
     fleet = Fleet(bus, source=source)
+    try:
+        yield fleet
+    finally:
+        await fleet.close()
+
+
+@contextlib.asynccontextmanager
+async def _with_outbox(
+    settings: ConnectionSettings, source: str, path: Path
+) -> AsyncIterator[Fleet[Stored]]:
+    limits = Limits(messages=settings.outbox_max_messages, bytes=settings.outbox_max_bytes)
+    link = Link(settings, name=source)
+    outbox = await Outbox.open(path, limits=limits, drain_s=settings.outbox_drain_s)
+    outbox.forward(link)
+    fleet = Fleet(link, source=source, outbox=outbox)
     try:
         yield fleet
     finally:
