@@ -207,9 +207,10 @@ class Client(NatsClient):
         await super()._attempt_reconnect()
 
     async def _connect_to_server(self, s: Any) -> None:
-        if self._transport:
+        transport: Any = self._transport
+        if transport:
             # An attempt that failed half-way has left its socket open.
-            self._transport.close()
+            transport.close()
         await super()._connect_to_server(s)
 
     async def _process_headers(self, headers: bytes) -> dict[str, str] | None:

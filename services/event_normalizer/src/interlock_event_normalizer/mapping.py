@@ -120,7 +120,7 @@ def _canonical(
         body=msgspec.json.encode(payload),
         name=match.name[:_LONGEST_SHOWN],
         origin=_origin(payload, headers)[:_LONGEST_SHOWN],
-        time=_time(payload.get("timestamp")),
+        time=_time(payload.get("timestamp")) or _time(envelope.lookup(headers, envelope.TIME)),
         rule=match.rule,
     )
 
