@@ -628,15 +628,17 @@ def test_the_origin_is_whoever_the_message_names_first(
 
 def test_the_time_of_the_header_counts_where_the_payload_tells_none() -> None:
     told = {"ce-time": "2026-01-02T03:04:05Z"}
-    found = normalize("legacy.training_completed", told, b"{}", legacy.resolve)
+    found = normalize("legacy.training_completed", told, b'{"config": "c"}', legacy.resolve)
     assert isinstance(found, Canonical)
     assert found.time == "2026-01-02T03:04:05.000000Z"
     stamped = normalize(
-        "legacy.training_completed", told, b'{"timestamp": 1760000000}', legacy.resolve
+        "legacy.training_completed",
+        told,
+        b'{"config": "c", "timestamp": 1760000000}',
+        legacy.resolve,
     )
     assert isinstance(stamped, Canonical)
     assert stamped.time == "2025-10-09T08:53:20.000000Z"
-
 
 
 @pytest.mark.parametrize(
