@@ -64,3 +64,17 @@ soak seconds="3600": setup
     set -euo pipefail
     end=$((SECONDS + {{ seconds }}))
     while [ "$SECONDS" -lt "$end" ]; do interlock demo --chaos --events 20000 --json; done
+
+# Break brokers, networks and clients by seeds 1 to 20, with one broker and with three
+[group("check")]
+chaos-soak seconds="30": setup
+    #!/usr/bin/env bash
+    set -uo pipefail
+    failed=0
+    for seed in $(seq 1 20); do
+        for brokers in 1 3; do
+            interlock chaos --brokers "$brokers" --seed "$seed" --seconds {{ seconds }} --json || failed=$((failed + 1))
+        done
+    done
+    echo "$failed of 40 runs failed" >&2
+    [ "$failed" -eq 0 ]

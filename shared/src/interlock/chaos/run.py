@@ -1,0 +1,359 @@
+"""One chaos run: start, warm up, break, heal, finish, drain, and draw up the verdict.
+
+Every phase has a limit of its own, so that a run ends by itself about a minute after its faults.
+"""
+
+import asyncio
+import contextlib
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from interlock import provisioning
+from interlock.broker import BrokerNotReadyError
+from interlock.bus import ApiError, Bus, connect
+from interlock.chaos.checker import Found, Stored, Verdict, check
+from interlock.chaos.consumer import EFFECTS, ORDERED, SHARED
+from interlock.chaos.faults import Breaker
+from interlock.chaos.network import Network
+from interlock.chaos.schedule import draw
+from interlock.chaos.workers import Worker
+from interlock.cluster import LocalCluster
+from interlock.errors import BusUnavailable, InterlockError
+from interlock.reader import Reader
+from interlock_schemas import subjects
+from interlock_schemas.topology import EVENTS
+from interlock_schemas.training import TrainingProgressed
+
+__all__ = ["Report", "run"]
+
+_PUBLISHERS: Final = 3
+_CONSUMERS: Final = 3
+_START_S: Final = 30.0
+_HEAL_S: Final = 20.0
+_FINISH_S: Final = 20.0
+_DRAIN_S: Final = 25.0
+_STOP_S: Final = 10.0
+_LEAST_DRAIN_S: Final = 5.0
+_READ_S: Final = 10.0
+#: All that comes after the faults, together, seconds.
+_AFTER_S: Final = 60.0
+_LOOK_S: Final = 0.1
+_TELL_S: Final = 3.0
+_SHOWN: Final = 10
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run found. Counts of events unless said otherwise."""
+
+    ok: bool
+    workload: str
+    seed: int
+    brokers: int
+    seconds: float
+    """Length of the phase with faults, as asked for."""
+    took_s: float
+    """Length of the whole run."""
+    published: int
+    acknowledged: int
+    delivered: int
+    lost: int
+    duplicates: int
+    reordered: int
+    stuck: int
+    misplaced: int
+    redelivered: int
+    late: int
+    """Handled out of the order of their key because a delivery was lost on its way."""
+    crashed: int
+    """Client processes that ended by themselves with an error."""
+    hung: int
+    """Client processes that did not end when they were asked to."""
+    faults: int
+    """Faults that were carried out."""
+    faults_by_kind: dict[str, int]
+    worst_recovery_s: float
+    offending: dict[str, list[str]]
+    """The first few ids of each kind of finding."""
+    folder: str | None
+    """Where ledgers, logs and stores are kept for a look; None when all is well."""
+
+
+class _Progress:
+    """Lines on standard error, with the time since the run began."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        sys.stderr.write(f"{time.monotonic() - self._begun:6.1f} s  {text}\n")
+        sys.stderr.flush()
+
+
+async def run(
+    workload: str,
+    *,
+    seed: int | None,
+    brokers: int,
+    seconds: float,
+    keep: bool = False,
+) -> Report:
+    """Run publishers and consumers against `brokers` servers (1 or 3) and break things.
+
+    ``workload``: named in the report; there is one, ``events``. ``seconds``: length of the phase
+    with faults. Raises BrokerError when the servers cannot
+    start.
+    """
+    seed = random.SystemRandom().randrange(1 << 30) if seed is None else seed
+    begun = time.monotonic()
+    tell = _Progress()
+    tell(f"seed {seed}, {brokers} broker{'s' if brokers > 1 else ''}, {seconds:g} s of faults")
+    folder = Path(tempfile.mkdtemp(prefix="interlock-chaos-"))
+    kept = False
+    try:
+        found, workers = await _run(folder, seed, brokers, seconds, tell)
+        verdict = check(found)
+        report = _report(verdict, found, workers, workload, seed, brokers, seconds, begun)
+        if not report.ok or keep:
+            kept = True
+            report = msgspec.structs.replace(report, folder=str(folder))
+            (folder / "report.json").write_bytes(
+                msgspec.json.format(
+                    msgspec.json.encode({"report": report, "happened": found.happened})
+                )
+            )
+            tell(f"kept: {folder}")
+        return report
+    except Exception:
+        kept = True
+        tell(f"kept: {folder}")
+        raise
+    finally:
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _report(
+    verdict: Verdict,
+    found: Found,
+    workers: list[Worker],
+    workload: str,
+    seed: int,
+    brokers: int,
+    seconds: float,
+    begun: float,
+) -> Report:
+    crashed = sum(each.crashes for each in workers)
+    hung = sum(each.hung for each in workers)
+    offending = {
+        name: list(getattr(verdict, name)[:_SHOWN])
+        for name in ("lost", "duplicates", "reordered", "stuck", "misplaced", "late")
+        if getattr(verdict, name)
+    }
+    return Report(
+        ok=verdict.clean and not crashed and not hung and bool(found.happened),
+        workload=workload,
+        seed=seed,
+        brokers=brokers,
+        seconds=seconds,
+        took_s=round(time.monotonic() - begun, 1),
+        published=verdict.published,
+        acknowledged=verdict.acknowledged,
+        delivered=verdict.delivered,
+        lost=len(verdict.lost),
+        duplicates=len(verdict.duplicates),
+        reordered=len(verdict.reordered),
+        stuck=len(verdict.stuck),
+        misplaced=len(verdict.misplaced),
+        redelivered=verdict.redelivered,
+        late=len(verdict.late),
+        crashed=crashed,
+        hung=hung,
+        faults=len(found.happened),
+        faults_by_kind=dict(sorted(Counter(each.fault.kind for each in found.happened).items())),
+        worst_recovery_s=round(verdict.worst_recovery_s, 2),
+        offending=offending,
+        folder=None,
+    )
+
+
+async def _run(
+    folder: Path, seed: int, brokers: int, seconds: float, tell: _Progress
+) -> tuple[Found, list[Worker]]:
+    cluster = LocalCluster(folder / "cluster", size=brokers)
+    network = Network(cluster)
+    env = {
+        "INTERLOCK_NATS_URL": cluster.url,
+        "INTERLOCK_NATS_USER": cluster.user,
+        "INTERLOCK_NATS_PASSWORD": cluster.password,
+        "INTERLOCK_CONNECT_TIMEOUT_S": "60",
+    }
+    publishers = [
+        Worker(folder, "publisher", f"publisher-{n + 1}", env) for n in range(_PUBLISHERS)
+    ]
+    consumers = [Worker(folder, "consumer", f"consumer-{n + 1}", env) for n in range(_CONSUMERS)]
+    ordered = Worker(folder, "consumer", "ordered", env, "--ordered")
+    async with network.running(), _serving(cluster):
+        await _provision(cluster)
+        tell("broker up; starting publishers and consumers")
+        async with asyncio.TaskGroup() as consuming:
+            tasks = [consuming.create_task(each.run()) for each in (*consumers, ordered)]
+            async with asyncio.TaskGroup() as publishing:
+                sending = [publishing.create_task(each.run()) for each in publishers]
+                await _warm(publishers, [*consumers, ordered])
+                tell("all of them at work; breaking things")
+                breaker = Breaker(cluster, network, publishers, [*consumers, ordered], tell)
+                schedule = draw(
+                    seed,
+                    seconds=seconds,
+                    brokers=brokers,
+                    publishers=_PUBLISHERS,
+                    consumers=_CONSUMERS + 1,
+                )
+                await breaker.run(schedule, seconds=seconds)
+                deadline = time.monotonic() + _AFTER_S
+                tell("healed; publishers resolve what is unknown")
+                with contextlib.suppress(BrokerNotReadyError):
+                    await cluster.ready(timeout_s=_HEAL_S)
+                await _finish(publishers, sending, _FINISH_S, tell)
+            read_s = _READ_S + seconds / 20
+            left_s = deadline - time.monotonic() - _STOP_S - _READ_S
+            tell("consumers drain")
+            async with _bus(cluster) as bus:
+                drained = await _drain(bus, max(_LEAST_DRAIN_S, min(_DRAIN_S, left_s)), tell)
+                await _finish([*consumers, ordered], tasks, _STOP_S, tell)
+                tell("comparing the ledgers" if drained else "not drained in time; comparing")
+                try:
+                    async with asyncio.timeout(read_s):
+                        stored, effects = await _stored(bus), await _effects(bus)
+                except TimeoutError as error:
+                    raise InterlockError(
+                        f"the healed broker could not be read within {read_s:g} s"
+                    ) from error
+    found = Found(
+        publishers={each.name: each.lines() for each in publishers},
+        consumers={each.name: each.lines() for each in consumers},
+        ordered=ordered.lines(),
+        stored=stored,
+        effects=effects,
+        drained=drained,
+        happened=breaker.happened,
+        publisher_names=[each.name for each in publishers],
+    )
+    return found, [*publishers, *consumers, ordered]
+
+
+@contextlib.asynccontextmanager
+async def _serving(cluster: LocalCluster) -> AsyncIterator[None]:
+    """The servers run while the block lasts. Nothing of theirs is needed after it."""
+    await cluster.start()
+    try:
+        yield
+    finally:
+        await cluster.kill()
+
+
+@contextlib.asynccontextmanager
+async def _bus(cluster: LocalCluster) -> AsyncIterator[Bus]:
+    bus = await connect(cluster.settings(), name="chaos")
+    try:
+        yield bus
+    finally:
+        await bus.close()
+
+
+async def _provision(cluster: LocalCluster) -> None:
+    async with _bus(cluster) as bus:
+        await provisioning.apply(bus, (), replicas=cluster.size)
+        bucket = msgspec.structs.replace(EFFECTS, replicas=cluster.size)
+        await bus.api(f"STREAM.CREATE.{bucket.stream}", provisioning.bucket_config(bucket))
+
+
+async def _warm(publishers: list[Worker], consumers: list[Worker]) -> None:
+    """Wait until each publisher had an acknowledgement and each durable a delivery."""
+    deadline = time.monotonic() + _START_S
+    while True:
+        for each in (*publishers, *consumers):
+            each.look()
+        idle = [each.name for each in publishers if not each.last_success_at]
+        if not any(each.last_success_at for each in consumers[:-1]):
+            idle.append("consumers")
+        if not consumers[-1].last_success_at:
+            idle.append(consumers[-1].name)
+        if not idle:
+            return
+        if time.monotonic() > deadline:
+            logs = "\n".join(
+                each.log.read_text(errors="replace")[-500:] for each in (*publishers, *consumers)
+            )
+            raise InterlockError(f"nothing was heard of {', '.join(idle)}. Their logs:\n{logs}")
+        await asyncio.sleep(_LOOK_S)
+
+
+async def _finish(
+    workers: list[Worker], tasks: list[asyncio.Task[None]], limit_s: float, tell: _Progress
+) -> None:
+    """Ask them to end, wait, and kill those that do not."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(limit_s):
+            async with asyncio.TaskGroup() as group:
+                for worker in workers:
+                    group.create_task(worker.stop())
+            await asyncio.wait(tasks)
+    for worker, task in zip(workers, tasks, strict=True):
+        if not task.done():
+            worker.hung = True
+            tell(f"{worker.name} did not end within {limit_s:g} s")
+            task.cancel()
+    await asyncio.wait(tasks)
+
+
+async def _drain(bus: Bus, limit_s: float, tell: _Progress) -> bool:
+    """Wait until nothing is pending at either durable; whether it came to that."""
+    deadline = time.monotonic() + limit_s
+    told_at = time.monotonic()
+    quiet = 0
+    while time.monotonic() < deadline:
+        left = {}
+        for durable in (SHARED, ORDERED):
+            with contextlib.suppress(ApiError, BusUnavailable):
+                info = await bus.api(f"CONSUMER.INFO.{EVENTS.name}.{durable}", timeout_s=3)
+                left[durable] = (info["num_pending"], info["num_ack_pending"])
+        # Twice, because the server looked at one durable after the other.
+        quiet = quiet + 1 if list(left.values()) == [(0, 0), (0, 0)] else 0
+        if quiet == 2:
+            return True
+        if time.monotonic() - told_at > _TELL_S:
+            told_at = time.monotonic()
+            for durable, (pending, unacknowledged) in left.items():
+                tell(f"{durable}: {pending} pending, {unacknowledged} not acknowledged")
+        await asyncio.sleep(_LOOK_S)
+    return False
+
+
+async def _stored(bus: Bus) -> list[Stored]:
+    """The whole stream, in order."""
+    reader = Reader(bus, EVENTS.name, (subjects.EVENTS,), {"deliver_policy": "all"})
+    found = []
+    async with contextlib.aclosing(reader.records(until_end=True)) as records:
+        async for record in records:
+            event: Any = msgspec.json.decode(record.body, type=TrainingProgressed)
+            found.append(Stored(record.seq, event.config, event.epoch))
+    return found
+
+
+async def _effects(bus: Bus) -> frozenset[str]:
+    """Ids whose effect stands."""
+    start = {"deliver_policy": "all"}
+    reader = Reader(bus, EFFECTS.stream, (EFFECTS.subject,), start, headers_only=True)
+    prefix = len(EFFECTS.key_subject(""))
+    async with contextlib.aclosing(reader.records(until_end=True)) as records:
+        return frozenset([record.subject[prefix:] async for record in records])
