@@ -2,6 +2,8 @@
 
 import asyncio
 import uuid
+from collections import Counter
+from contextvars import ContextVar
 from typing import Any
 
 import msgspec
@@ -420,3 +422,249 @@ async def test_a_backlog_of_large_messages_does_not_overrun_the_connection(
         await eventually(lambda: as_true(len(done) >= 30))
         await eventually(lambda: idle(bus, name))
     assert done == [1] * 30
+
+
+async def test_a_batch_is_whatever_is_there(fleet: Fleet, bus: Bus) -> None:
+    sizes: list[int] = []
+    seen: list[int] = []
+
+    async def handle(several: list[interlock.Received[Any]]) -> None:
+        mine = [each.payload["n"] for each in several if each.payload.get("model") == name]
+        sizes.append(len(several))
+        seen.extend(mine)
+        await asyncio.sleep(0.02)
+
+    name = name_of_consumer()
+    async with running(fleet.consume(name, handle, "training", from_start=False, batch=1)):
+        await eventually(lambda: exists(bus, name))
+    await publish_numbered(bus, name, 300)
+    async with running(
+        fleet.consume(name, handle, "training", from_start=False, batch=64, concurrency=2)
+    ):
+        await eventually(lambda: as_true(len(seen) >= 300))
+        await eventually(lambda: idle(bus, name))
+    assert sorted(seen) == list(range(300))
+    assert 1 < max(sizes) <= 64
+
+
+async def publish_numbered(bus: Bus, model: str, count: int) -> None:
+    async with asyncio.TaskGroup() as group:
+        for number in range(count):
+            body = msgspec.json.encode({"config": f"c{number % 7}", "model": model, "n": number})
+            subject = subjects.event("training.completed", f"c{number % 7}")
+            group.create_task(bus.publish(subject, body))
+
+
+async def test_a_batch_handler_decides_for_each_message(fleet: Fleet, bus: Bus) -> None:
+    tries: Counter[int] = Counter()
+
+    async def handle(several: list[interlock.Received[Any]]) -> list[Any]:
+        return [decide(each) for each in several]
+
+    def decide(received: interlock.Received[Any]) -> Any:
+        if received.payload.get("model") != name:
+            return interlock.Handled()
+        number = received.payload["n"]
+        tries[number] += 1
+        if number == 1:
+            return interlock.Reject("not that one")
+        if number == 2 and tries[2] == 1:
+            return interlock.Retry(delay_s=0.01)
+        if number == 3:
+            return RuntimeError("never that one")
+        return interlock.Handled() if number else None
+
+    name = name_of_consumer()
+    work = fleet.consume(name, handle, "training", from_start=False, batch=10, retry=QUICK)
+    async with running(work):
+        await eventually(lambda: exists(bus, name))
+        await publish_numbered(bus, name, 5)
+
+        async def both() -> Any:
+            found = await letters_of(fleet, name)
+            return found if len(found) == 2 else None
+
+        found = await eventually(both)
+        await eventually(lambda: idle(bus, name))
+    assert sorted((each.code, each.attempts) for each in found) == [
+        ("handler_failed", 3),
+        ("rejected", 1),
+    ]
+    assert tries == {0: 1, 1: 1, 2: 2, 3: 3, 4: 1}
+
+
+async def test_one_bad_message_takes_no_other_of_its_batch_along(fleet: Fleet, bus: Bus) -> None:
+    done: list[int] = []
+
+    async def handle(several: list[interlock.Received[Any]]) -> None:
+        mine = [each.payload["n"] for each in several if each.payload.get("model") == name]
+        if 13 in mine:
+            raise RuntimeError("thirteen")
+        done.extend(mine)
+
+    name = name_of_consumer()
+    async with running(fleet.consume(name, handle, "training", from_start=False, batch=1)):
+        await eventually(lambda: exists(bus, name))
+    await publish_numbered(bus, name, 40)
+    work = fleet.consume(
+        name, handle, "training", from_start=False, batch=40, concurrency=1, retry=QUICK
+    )
+    async with running(work):
+        (record,) = await eventually(lambda: letters_of(fleet, name))
+        await eventually(lambda: idle(bus, name))
+    assert (record.code, record.attempts) == ("handler_failed", 3)
+    assert "thirteen" in record.reason
+    assert sorted(done) == [n for n in range(40) if n != 13]
+
+
+async def test_a_batch_handler_that_returns_something_else_has_failed(
+    fleet: Fleet, bus: Bus
+) -> None:
+    async def handle(several: list[interlock.Received[Any]]) -> Any:
+        return ["done" for _ in several] if several[0].event.model == name else None
+
+    name = name_of_consumer()
+    work = fleet.consume(name, handle, "training", from_start=False, batch=1, retry=QUICK)
+    async with running(work):
+        await eventually(lambda: exists(bus, name))
+        await fleet.publish(TrainingCompleted(config="c", model=name))
+        (record,) = await eventually(lambda: letters_of(fleet, name))
+    assert record.code == "handler_failed"
+    assert "is no decision" in record.reason
+
+
+async def test_a_handler_that_raises_a_cancellation_has_failed_at_once(
+    fleet: Fleet, bus: Bus
+) -> None:
+    attempts: list[int] = []
+
+    async def handle(received: interlock.Received[Any]) -> None:
+        if received.event.model == name:
+            attempts.append(received.attempt)
+            if len(attempts) == 1:
+                raise asyncio.CancelledError
+            if len(attempts) == 2:
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+                await asyncio.sleep(10)
+
+    name = name_of_consumer()
+    work = fleet.consume(
+        name, handle, "training", from_start=False, retry=QUICK, ack_wait_s=600.0, concurrency=1
+    )
+    async with running(work):
+        await eventually(lambda: exists(bus, name))
+        await fleet.publish(TrainingCompleted(config="c", model=name))
+        await eventually(lambda: as_true(len(attempts) == 3))
+        await eventually(lambda: idle(bus, name))
+    assert attempts == [1, 2, 3]
+    assert await letters_of(fleet, name) == ()
+
+
+async def test_a_handler_that_goes_on_past_its_time_limit_is_answered_for(
+    fleet: Fleet, bus: Bus
+) -> None:
+    release = asyncio.Event()
+    others: list[str] = []
+
+    async def handle(received: interlock.Received[Any]) -> None:
+        if received.event.model == name:
+            while not release.is_set():
+                try:
+                    await release.wait()
+                except asyncio.CancelledError:
+                    continue
+        elif received.event.model == f"{name}-after":
+            others.append(received.id)
+
+    name = name_of_consumer()
+    policy = RetryPolicy(attempts=1, timeout_s=0.1)
+    work = fleet.consume(
+        name, handle, "training", from_start=False, retry=policy, concurrency=2, ack_wait_s=600.0
+    )
+    async with running(work):
+        await eventually(lambda: exists(bus, name))
+        await fleet.publish(TrainingCompleted(config="c", model=name))
+        (record,) = await eventually(lambda: letters_of(fleet, name))
+        await eventually(lambda: idle(bus, name))
+        release.set()
+        for _ in range(4):
+            await fleet.publish(TrainingCompleted(config="c", model=f"{name}-after"))
+        await eventually(lambda: as_true(len(others) == 4))
+    assert (record.code, record.attempts) == ("timed_out", 1)
+    assert len(await letters_of(fleet, name)) == 1
+
+
+async def test_an_exception_that_cannot_say_what_it_is_becomes_a_letter_all_the_same(
+    fleet: Fleet, bus: Bus
+) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    async def handle(received: interlock.Received[Any]) -> None:
+        if received.event.model == name:
+            raise Mute
+
+    name = name_of_consumer()
+    async with running(fleet.consume(name, handle, "training", from_start=False, retry=QUICK)):
+        await eventually(lambda: exists(bus, name))
+        await fleet.publish(TrainingCompleted(config="c", model=name))
+        (record,) = await eventually(lambda: letters_of(fleet, name))
+    assert record.code == "handler_failed"
+    assert record.reason.startswith("Mute: ")
+
+
+async def test_what_a_handler_leaves_in_its_context_does_not_reach_the_next_message(
+    fleet: Fleet, bus: Bus
+) -> None:
+    left: ContextVar[str] = ContextVar("left", default="")
+    found: list[str] = []
+
+    async def handle(received: interlock.Received[Any]) -> None:
+        if received.event.model == name:
+            found.append(left.get())
+            left.set(received.id)
+
+    name = name_of_consumer()
+    async with running(fleet.consume(name, handle, "training", from_start=False, concurrency=1)):
+        await eventually(lambda: exists(bus, name))
+        for _ in range(5):
+            await fleet.publish(TrainingCompleted(config="c", model=name))
+        await eventually(lambda: as_true(len(found) == 5))
+    assert found == [""] * 5
+
+
+@pytest.mark.parametrize("batch", [None, 8])
+async def test_a_trace_goes_on_through_a_handler_that_records_nothing(
+    fleet: Fleet, bus: Bus, batch: int | None
+) -> None:
+    async def handle(received: interlock.Received[Any]) -> None:
+        if received.event.model == name:
+            await fleet.publish(TrainingCompleted(config="c", model=f"{name}-next"))
+        elif received.event.model == f"{name}-next":
+            found.append(received.headers.get("traceparent", ""))
+
+    async def handle_batch(several: list[interlock.Received[Any]]) -> None:
+        for received in several:
+            with received.in_trace():
+                await handle(received)
+
+    found: list[str] = []
+    name = name_of_consumer()
+    trace = uuid.uuid4().hex
+    work = (
+        fleet.consume(name, handle, "training", from_start=False)
+        if batch is None
+        else fleet.consume(name, handle_batch, "training", from_start=False, batch=batch)
+    )
+    async with running(work):
+        await eventually(lambda: exists(bus, name))
+        await fleet.publish(
+            TrainingCompleted(config="c", model=name),
+            headers={"traceparent": f"00-{trace}-b7ad6b7169203331-01"},
+        )
+        await fleet.publish(TrainingCompleted(config="c", model="of no trace"))
+        await eventually(lambda: as_true(found))
+    assert trace in found[0]

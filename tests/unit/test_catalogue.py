@@ -23,6 +23,8 @@ REQUIRED = {
     "training.failed": {"config"},
     "selfplay.completed": {"config"},
     "evaluation.completed": {"config"},
+    "consumer.paused": {"service", "consumer", "reason", "until"},
+    "consumer.resumed": {"service", "consumer"},
     "letter.replayed": {"letter", "service", "consumer", "hop"},
     "letter.resolved": {"letter", "service", "consumer", "hop"},
     "letter.discarded": {"letter", "service", "consumer", "reason"},
@@ -62,6 +64,8 @@ RELIED_ON = {
     "letter.replayed",
     "letter.resolved",
     "letter.discarded",
+    "consumer.paused",
+    "consumer.resumed",
     "legacy.name_mapped",
     "legacy.name_unmapped",
 }

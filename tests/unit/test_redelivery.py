@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from interlock.redelivery import Dead, Retry, RetryPolicy, after_failure, on_delivery
+from interlock.redelivery import Dead, Later, RetryPolicy, after_failure, on_delivery
 from interlock_schemas.letters import Code
 
 PERMANENT = [code for code in Code if code.failure_class == "permanent"]
@@ -35,7 +35,7 @@ def test_a_failure_of_the_handler_is_retried_up_to_the_limit(
 ) -> None:
     decided = after_failure(policy, delivery, code, rand=lambda: 0.5)
     assert isinstance(decided, Dead) == (delivery >= policy.attempts)
-    assert isinstance(decided, Retry) or decided.code is code
+    assert isinstance(decided, Later) or decided.code is code
 
 
 @given(policies, deliveries, st.sampled_from(TRANSIENT))
@@ -43,7 +43,7 @@ def test_a_failure_of_the_bus_is_never_held_against_the_message(
     policy: RetryPolicy, delivery: int, code: Code
 ) -> None:
     decided = after_failure(policy, delivery, code, bus_failed=True, rand=lambda: 0.5)
-    assert isinstance(decided, Retry)
+    assert isinstance(decided, Later)
 
 
 @given(policies, deliveries)
@@ -66,7 +66,7 @@ def pause(policy: RetryPolicy, delivery: int, fraction: float) -> float:
     decided = after_failure(
         policy, delivery, Code.TIMED_OUT, bus_failed=True, rand=lambda: fraction
     )
-    assert isinstance(decided, Retry)
+    assert isinstance(decided, Later)
     return decided.delay_s
 
 
@@ -90,7 +90,7 @@ def test_by_default_five_attempts_within_minutes() -> None:
     outcomes = [
         after_failure(policy, n, Code.HANDLER_FAILED, rand=lambda: 1.0) for n in range(1, 6)
     ]
-    assert outcomes == [Retry(0.5), Retry(1.0), Retry(2.0), Retry(4.0), Dead(Code.HANDLER_FAILED)]
+    assert outcomes == [Later(0.5), Later(1.0), Later(2.0), Later(4.0), Dead(Code.HANDLER_FAILED)]
 
 
 @pytest.mark.parametrize("code", Code)

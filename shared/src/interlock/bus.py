@@ -255,9 +255,7 @@ class Bus:
             expected = {"Nats-Expected-Last-Subject-Sequence": str(expected_revision)}
             headers = {**(headers or {}), **expected}
         entry = self._entry(subject, body, headers, timeout_s)
-        # An expectation that fails would refuse a whole batch.
-        entry.alone = expected_revision is not None
-        lane = self._publisher.lane(subject)
+        lane = self._publisher.lane(subject, ordered=expected_revision is None)
         lane.add(entry)
         if lane.full:
             await lane.room(entry.future)

@@ -12,7 +12,7 @@ from typing import Final, Literal, Protocol, TypeVar
 
 import msgspec
 
-__all__ = ["BATCH_MESSAGES", "Facts", "Wait", "decide", "storable_as_one"]
+__all__ = ["BATCH_MESSAGES", "WINDOW", "Facts", "Wait", "decide", "storable_as_one"]
 
 #: The broker's default limit (ADR-50).
 BATCH_MESSAGES: Final = 1_000
@@ -24,7 +24,7 @@ _GROUP_BYTES: Final = 16 * 1024 * 1024
 _WORTH_A_BATCH: Final = 8
 
 #: Singles under way at once to a stream that takes no batches.
-_WINDOW: Final = 512
+WINDOW: Final = 512
 
 
 class _Sized(Protocol):
@@ -81,7 +81,7 @@ def decide(
     """
     atomic = facts.atomic is True
     if facts.atomic is False:
-        limit = _WINDOW
+        limit = WINDOW
     elif facts.replicas > 1 or careful or facts.atomic is None:
         limit = 1
     else:

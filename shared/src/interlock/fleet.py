@@ -103,9 +103,9 @@ def _type_of(delivery: Delivery) -> str:
     block = delivery.block
     if block.count(_TYPE_NAME) == 1:
         _, found, rest = block.partition(_TYPE_LINE)
-        value = rest.partition(b"\r\n")[0].strip()
+        value = rest.partition(b"\r\n")[0].decode("utf-8", "backslashreplace").strip()
         if found and value:
-            return value.decode("utf-8", "backslashreplace").strip()
+            return value
     told = envelope.lookup(delivery.headers, envelope.TYPE) if block else None
     return told or subjects.parse_event(delivery.subject) or ""
 

@@ -32,7 +32,7 @@ from interlock.acks import (
 )
 from interlock.backoff import delay_s
 from interlock.client import Client
-from interlock.coalescing import Facts, Wait, decide
+from interlock.coalescing import WINDOW, Facts, Wait, decide
 from interlock.errors import InterlockError, NotAcknowledged
 from interlock.frames import hpub
 from interlock.headers import parse as parse_headers
@@ -131,17 +131,27 @@ class _Unit:
 
 
 class Lane:
-    """The publishes to one stream, in order. Made by `Publisher`."""
+    """The publishes to one stream, in order. Made by `Publisher`.
+
+    An unordered lane is for compare-and-set: each stands or falls by itself, so they neither wait
+    for one another nor share a batch, which one failed expectation would refuse whole.
+    """
 
     def __init__(
-        self, publisher: "Publisher", root: str, learn: Callable[[str], Awaitable[Facts]]
+        self,
+        publisher: "Publisher",
+        root: str,
+        learn: Callable[[str], Awaitable[Facts]],
+        *,
+        ordered: bool,
     ) -> None:
         self._publisher = publisher
         self._client = publisher.client
         self._root = root
         self._learn = learn
         self._loop = asyncio.get_running_loop()
-        self.facts = Facts()
+        self._ordered = ordered
+        self.facts = Facts() if ordered else Facts(atomic=False)
         self._stream = ""
         self._learned_in = -1
         self._waiting: deque[Entry | _Unit] = deque()
@@ -152,7 +162,7 @@ class Lane:
         self._held = 0
         self._room: deque[asyncio.Future[None]] = deque()
         self._epoch = self._client.epoch
-        self._careful = True
+        self._careful = ordered
         self._failures = 0
         self._not_before = 0.0
         self._pump_due = False
@@ -301,6 +311,8 @@ class Lane:
             self._let_go(item.entries)
 
     def _alone_window(self) -> int:
+        if self.facts.atomic is False and not self._careful:
+            return WINDOW
         return 1 if self._careful or self.facts.replicas > 1 else 64
 
     def _send_entries(self) -> bool:
@@ -439,7 +451,9 @@ class Lane:
         self._release(unit)
         self._careful = False
         self._failures = 0
-        if answer.stream != self._stream or self._learned_in != self._client.epoch:
+        if self._ordered and (
+            answer.stream != self._stream or self._learned_in != self._client.epoch
+        ):
             self._learn_soon(answer.stream)
         first = answer.seq - len(unit.entries) + 1
         acks = [Ack(answer.stream, seq, answer.duplicate) for seq in range(first, answer.seq + 1)]
@@ -484,7 +498,7 @@ class Lane:
             self._fail(unit, error)
             self._next()
             return
-        self._careful = True
+        self._careful = self._ordered
         if behind is not None:
             # It must not be committed before what stands in front of it is settled.
             self._staged = None
@@ -554,7 +568,7 @@ class Lane:
     def _take_back(self) -> None:
         """Put all that is under way back to the head of the line: it may be stored or not."""
         units = self._under_way()
-        self._careful = True
+        self._careful = self._ordered
         self._singles.clear()
         self._batch = None
         self._staged = None
@@ -662,7 +676,7 @@ class Publisher:
         self.client = client
         self.batch_prefix = secrets.token_hex(8).encode() + b"-"
         self._learn = learn
-        self._lanes: dict[str, Lane] = {}
+        self._lanes: dict[tuple[str, bool], Lane] = {}
         self._tokens = itertools.count(1)
         self._units: dict[int, tuple[Lane, _Unit]] = {}
         self._inbox = client.new_inbox().encode() + b"."
@@ -702,14 +716,15 @@ class Publisher:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def lane(self, subject: str) -> Lane:
+    def lane(self, subject: str, *, ordered: bool = True) -> Lane:
         """The lane of a subject."""
         if self._closed is not None:
             raise self._closed
         root = subject.partition(".")[0]
-        lane = self._lanes.get(root)
+        lane = self._lanes.get((root, ordered))
         if lane is None:
-            lane = self._lanes[root] = Lane(self, root, self._learn)
+            lane = Lane(self, root, self._learn, ordered=ordered)
+            self._lanes[root, ordered] = lane
         return lane
 
     @property

@@ -6,15 +6,20 @@ the caller's matter.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
+import nats.errors
+from nats.aio.subscription import Subscription
 
 from interlock import logs
-from interlock.bus import ApiError, Bus, Message
+from interlock.bus import ApiError, Bus
 from interlock.delivery import Delivery
 from interlock.errors import BusUnavailable, ContractBroken
+from interlock.headers import parse
+from interlock.in_hand import InHand
 
 __all__ = ["PullLoop"]
 
@@ -27,8 +32,12 @@ _NO_ANSWER_PAUSE_S: Final = 0.5
 _PULL_BYTES: Final = 32 * 1024 * 1024
 #: Ends of a pull with a byte limit that are as they should be: the next one may follow at once.
 _ENDS_WELL: Final = ("Batch Completed", "Message Size Exceeds MaxBytes")
-#: So long may the consumer go without an answer before we ask whether it still exists.
+#: So long may a consumer that nobody makes again be missing before that is taken for a fact.
 _MISSING_AFTER_S: Final = 10.0
+#: So long is tried to make one again whose stream is missing, too.
+_GIVEN_UP_AFTER_S: Final = 60.0
+#: How often is asked whether a consumer that does not answer still exists.
+_CHECK_EVERY_S: Final = 0.5
 
 log = logs.get_logger("interlock.pull")
 
@@ -36,8 +45,8 @@ log = logs.get_logger("interlock.pull")
 class PullLoop:
     """Keeps up to `places` messages of one consumer in hand.
 
-    `handle` is started for each message in a task of its own, and the place is free again when it
-    returns. An exception out of `handle` ends the loop: handlers that may fail catch it themselves.
+    `arrived` is called for each message from the read loop, and neither blocks nor raises.
+    `remake` makes the consumer again where it is gone; without it, that is a ContractBroken.
     """
 
     def __init__(
@@ -47,150 +56,245 @@ class PullLoop:
         consumer: str,
         *,
         places: int,
-        handle: Callable[[Delivery], Awaitable[None]],
+        in_hand: InHand,
+        arrived: Callable[[Delivery], None],
+        remake: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._bus = bus
         self._stream = stream
         self._consumer = consumer
-        self._places = places
-        self._handle = handle
-        self._in_hand: set[asyncio.Task[None]] = set()
-        self._bytes_in_hand = 0
+        self.places = places
+        """How many may be in hand. 0 stops pulling; changed at any time, followed by `poke`."""
+        self._in_hand = in_hand
+        self._arrived = arrived
+        self._remake = remake
+        self.created = ""
+        """When the consumer was made, as the broker spells it. Another time is another consumer."""
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._requested = 0
         self._generation = 0
         self._heard_at = 0.0
-        self._unanswered_since: float | None = None
         self._not_before = 0.0
+        self._missing_since: float | None = None
+        self._checked_at = 0.0
+        #: The connection to whose broker we have reported what is in hand; None: report it first.
+        self._epoch: int | None = None
+        self._inbox = ""
+        self._subscription: Subscription | None = None
         self._wake = asyncio.Event()
+        self._poked = False
         self._stopping = False
-
-    @property
-    def in_hand(self) -> int:
-        """Messages being handled at this moment."""
-        return len(self._in_hand)
+        self._time: Callable[[], float] = lambda: 0.0
 
     def stop(self) -> None:
-        """Take no more; `run` returns once everything in hand has been handled."""
+        """Ask for no more; `run` returns."""
         self._stopping = True
         self._wake.set()
 
+    def poke(self) -> None:
+        """Places came free: ask for more at the end of this turn of the loop."""
+        if not self._poked and self._inbox:
+            self._poked = True
+            asyncio.get_running_loop().call_soon(self._poke)
+
+    def _poke(self) -> None:
+        self._poked = False
+        if self._in_hand.has_old:
+            self._in_hand.report_old()
+        self._ask()
+
     async def run(self) -> None:
-        """Pull until `stop` is called."""
-        loop = asyncio.get_running_loop()
-        inbox = self._bus.inbox()
+        """Pull until `stop` is called; what arrives until the very end still reaches `arrived`."""
+        self._time = asyncio.get_running_loop().time
+        await self._subscribe()
+        try:
+            with self._bus.on_reconnect(self._wake.set):
+                self._heard_at = self._time()
+                while not self._stopping:
+                    await self._step()
+        except BaseException:
+            if self._subscription is not None:
+                await self._bus.unsubscribe(self._subscription)
+            raise
+        await self._unsubscribe()
 
-        def reset() -> None:
-            self._generation += 1
-            self._requested = 0
-            self._heard_at = loop.time()
-            self._wake.set()
+    async def renew_inbox(self) -> None:
+        """Take back all pulls that the broker still holds."""
+        await self._unsubscribe()
+        await self._subscribe()
+        self._wake.set()
 
-        async with asyncio.TaskGroup() as group:
+    async def _subscribe(self) -> None:
+        self._inbox = self._bus.inbox()
+        self._generation += 1
+        self._requested = 0
+        self._subscription = await self._bus.listen(f"{self._inbox}.*", self._heard)
 
-            async def on_message(message: Message) -> None:
-                self._heard_at = loop.time()
-                if not message.reply.startswith("$JS.ACK."):
-                    self._on_status(message)
-                    return
-                self._unanswered_since = None
-                self._requested = max(0, self._requested - 1)
-                task = group.create_task(self._run_one(Delivery(self._bus, message)))
-                self._in_hand.add(task)
-                task.add_done_callback(self._free)
-
-            subscription = await self._bus.subscribe(f"{inbox}.*", on_message)
-            try:
-                with self._bus.on_reconnect(reset):
-                    self._heard_at = loop.time()
-                    while not self._stopping:
-                        await self._step(inbox)
-            finally:
+    async def _unsubscribe(self) -> None:
+        """End the subscription, and still hear what the broker sent before it learnt of it."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is None:
+            return
+        self._inbox = ""
+        try:
+            if self._bus.connected:
+                await subscription.unsubscribe()
+                await self._bus.flush()
+        finally:
+            with contextlib.suppress(nats.errors.BadSubscriptionError):
                 await self._bus.unsubscribe(subscription)
 
-    async def _run_one(self, delivery: Delivery) -> None:
-        size = len(delivery.body)
-        self._bytes_in_hand += size
-        try:
-            await self._handle(delivery)
-        finally:
-            self._bytes_in_hand -= size
+    def _heard(self, subject: bytes, reply: bytes, block: bytes, body: bytes) -> None:
+        self._heard_at = self._time()
+        if not reply.startswith(b"$JS.ACK."):
+            self._on_status(subject, block)
+            return
+        if self._requested:
+            self._requested -= 1
+        self._missing_since = None
+        delivery = Delivery(self._bus, subject, reply, block, body)
+        if self._in_hand.add(delivery):
+            self._arrived(delivery)
+        if self._in_hand.has_old:
+            self.poke()
 
-    def _free(self, task: asyncio.Task[None]) -> None:
-        self._in_hand.discard(task)
+    def _on_status(self, subject: bytes, block: bytes) -> None:
+        """A heartbeat, or the end of a pull."""
+        headers = parse(block)
+        status = headers.get("Status", "")
+        if status == "100" or subject.rpartition(b".")[2] != b"%d" % self._generation:
+            return
+        now = self._time()
+        left = headers.get("Nats-Pending-Messages", "")
+        why = headers.get("Description", "")
+        if status == "503" or why.startswith(("Consumer Deleted", "No Responders")):
+            self._lost(now)
+            if self._missing_since is None:
+                self._missing_since = now
+        elif status == "409" and not why.startswith(_ENDS_WELL):
+            log.info("pull ended", consumer=self._consumer, why=why)
+            # It may be another leader who answers next.
+            self._lost(now)
+        else:
+            self._requested = max(0, self._requested - int(left)) if left.isdigit() else 0
         self._wake.set()
 
-    async def _step(self, inbox: str) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        if self._requested and now - self._heard_at > _SILENT_AFTER_S and self._bus.connected:
-            log.warning("pull went silent, asking again", consumer=self._consumer)
-            self._generation += 1
-            self._requested = 0
-        free = self._places - len(self._in_hand) - self._requested
+    def _lost(self, now: float) -> None:
+        """The pulls that were sent are no more."""
+        self._generation += 1
+        self._requested = 0
+        self._epoch = None
+        self._not_before = now + _NO_ANSWER_PAUSE_S
+
+    def _ask(self) -> None:
+        """Send a pull for what is free: at half of the places, or when none is on its way."""
+        free = self.places - len(self._in_hand) - self._requested
         if (
-            free >= max(1, self._places // 4)
-            and self._bytes_in_hand < _PULL_BYTES
-            and self._bus.connected
-            and now >= self._not_before
+            free < 1
+            or (self._requested and free < self.places // 2)
+            or self._epoch != self._bus.client.epoch
+            or self._in_hand.bytes >= _PULL_BYTES
+            or self._stopping
+            or not self._inbox
+            or not self._bus.connected
+            or self._time() < self._not_before
         ):
-            if (
-                self._unanswered_since is not None
-                and now - self._unanswered_since > _MISSING_AFTER_S
-            ):
-                await self._check_exists()
-                self._unanswered_since = None
-            self._requested += free
-            self._heard_at = loop.time()
-            request = {
-                "batch": free,
-                "max_bytes": _PULL_BYTES,
-                "expires": int(_EXPIRES_S * 1e9),
-                "idle_heartbeat": int(_HEARTBEAT_S * 1e9),
-            }
-            await self._bus.client.publish(
-                f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}",
-                msgspec.json.encode(request),
-                reply=f"{inbox}.{self._generation}",
-            )
+            return
+        self._pull(free, expires_s=_EXPIRES_S)
+        self._requested += free
+        self._heard_at = self._time()
+
+    def _pull(self, count: int, *, expires_s: float) -> None:
+        request = {
+            "batch": count,
+            "max_bytes": _PULL_BYTES,
+            "expires": int(expires_s * 1e9),
+            "idle_heartbeat": int(_HEARTBEAT_S * 1e9),
+        }
+        self._bus.post(
+            self._next, msgspec.json.encode(request), reply=f"{self._inbox}.{self._generation}"
+        )
+
+    def nudge(self) -> None:
+        """Send a pull whatever is under way.
+
+        After a pause that was ended early, pulls that wait at the broker stay there until another
+        one comes, or a heartbeat is due.
+        """
+        if self._inbox and self.places and self._bus.connected:
+            self._bus.post(self._next, b'{"batch":1,"no_wait":true}', reply=f"{self._inbox}.nudge")
+
+    async def _step(self) -> None:
+        now = self._time()
+        connected = self._bus.connected
+        if self._requested and now - self._heard_at > _SILENT_AFTER_S and connected:
+            log.warning("pull went silent, asking again", consumer=self._consumer)
+            self._lost(now)
+            self._not_before = now
+        if self._epoch is None or self._epoch != self._bus.client.epoch:
+            await self._begin_connection()
+        if self._missing_since is not None and now - self._checked_at > _CHECK_EVERY_S:
+            self._checked_at = now
+            await self._check_exists(now - self._missing_since)
+        self._ask()
         self._wake.clear()
-        pause = max(0.01, self._not_before - now) if now < self._not_before else _HEARTBEAT_S
-        try:
+        if self._stopping:
+            return
+        pause = _HEARTBEAT_S
+        if self._not_before > now:
+            pause = max(0.01, self._not_before - now)
+        elif self._epoch is None:
+            pause = _NO_ANSWER_PAUSE_S
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await self._wake.wait()
-        except TimeoutError:
-            pass
 
-    def _on_status(self, message: Message) -> None:
-        """A heartbeat, or the end of a pull."""
-        headers = message.headers or {}
-        status = headers.get("Status", "")
-        if status == "100" or message.subject.rpartition(".")[2] != str(self._generation):
+    async def _begin_connection(self) -> None:
+        """Report what is in hand before the first pull that a broker gets from us."""
+        epoch = self._bus.client.epoch
+        if not self._bus.connected:
             return
-        if status == "503":
-            loop = asyncio.get_running_loop()
-            self._requested = 0
+        if self._epoch is not None:
             self._generation += 1
-            self._not_before = loop.time() + _NO_ANSWER_PAUSE_S
-            if self._unanswered_since is None:
-                self._unanswered_since = loop.time()
-        else:
-            left = headers.get("Nats-Pending-Messages", "")
-            self._requested = max(0, self._requested - int(left)) if left.isdigit() else 0
-            why = headers.get("Description", "")
-            if status == "409" and not why.startswith(_ENDS_WELL):
-                log.info("pull ended", consumer=self._consumer, why=why)
-                self._not_before = asyncio.get_running_loop().time() + _NO_ANSWER_PAUSE_S
-        self._wake.set()
+            self._requested = 0
+        if await self._in_hand.renew_all() or self._missing_since is not None:
+            self._epoch = epoch
 
-    async def _check_exists(self) -> None:
+    async def _check_exists(self, missing_s: float) -> None:
         try:
-            await self._bus.api(f"CONSUMER.INFO.{self._stream}.{self._consumer}")
+            answer = await self._bus.api(
+                f"CONSUMER.INFO.{self._stream}.{self._consumer}", timeout_s=2
+            )
         except ApiError as error:
-            if error.code == 404:
+            if error.code != 404:
+                return
+            if self._remake is None:
+                if missing_s < _MISSING_AFTER_S:
+                    return
                 raise ContractBroken(
                     f"consumer {self._consumer} of stream {self._stream} is gone: run "
-                    "`interlock setup`, then start again (a worker makes its own when it starts)"
+                    "`interlock setup`, then start again"
                 ) from error
-            raise
+            await self._make_again(self._remake, missing_s)
         except BusUnavailable:
             return
+        else:
+            if self.created and answer["created"] != self.created:
+                self._in_hand.suspend()
+            self.created = answer["created"]
+            self._missing_since = None
+
+    async def _make_again(self, remake: Callable[[], Awaitable[None]], missing_s: float) -> None:
+        try:
+            await remake()
+        except ContractBroken:
+            if missing_s > _GIVEN_UP_AFTER_S:
+                raise
+        except (ApiError, BusUnavailable):
+            return
+        else:
+            log.warning("consumer was gone and has been made again", consumer=self._consumer)
+            self._in_hand.suspend()
+            self.created = ""
+            self._missing_since = None
+            self._not_before = 0.0

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import msgspec
 import structlog
@@ -20,9 +20,10 @@ from nats.micro.request import Request, ServiceError
 from nats.micro.service import EndpointConfig, ServiceConfig
 from opentelemetry.trace import SpanKind
 
-from interlock import logs, provisioning, telemetry
+from interlock import doctor, logs, provisioning, telemetry
 from interlock.bus import connect
-from interlock.consuming import Consumption, Handler
+from interlock.consuming import BatchHandler, Consumption, Handler
+from interlock.delivery import Delivery
 from interlock.errors import CommandFailed, InterlockError, SettingsInvalid
 from interlock.fleet import Fleet
 from interlock.kv import Entry, Store
@@ -66,10 +67,47 @@ class Service:
             raise ValueError(f"{command.subject} is not in the contract of {self.contract.name}")
         self._answers.append((command, handler))
 
+    @overload
     def consume(
-        self, consumer: Consumer, handler: Handler, *, policy: RetryPolicy | None = None
+        self,
+        consumer: Consumer,
+        handler: Handler,
+        *,
+        policy: RetryPolicy | None = None,
+        order_by: Callable[[Delivery], object] | None = None,
+    ) -> None: ...
+
+    @overload
+    def consume(
+        self,
+        consumer: Consumer,
+        handler: BatchHandler,
+        *,
+        batch: int,
+        linger_s: float = 0.0,
+        policy: RetryPolicy | None = None,
+        order_by: Callable[[Delivery], object] | None = None,
+    ) -> None: ...
+
+    def consume(
+        self,
+        consumer: Consumer,
+        handler: Callable[[Any], Awaitable[Any]],
+        *,
+        batch: int | None = None,
+        linger_s: float = 0.0,
+        policy: RetryPolicy | None = None,
+        order_by: Callable[[Delivery], object] | None = None,
     ) -> None:
-        """Run a handler for the messages of a consumer of the contract."""
+        """Run a handler for the messages of a consumer of the contract.
+
+        With `batch`, the handler gets a list of up to so many deliveries, whatever is there (after
+        waiting `linger_s` for more), and returns None or one decision for each: `Handled`, `Retry`
+        or an exception, such as `Reject`. Where it raises, they are tried again one by one.
+
+        With `order_by`, deliveries for which it returns the same are handled one after the other
+        in stream order, across retries too, within this process.
+        """
         if consumer not in self.contract.consumes:
             raise ValueError(f"{consumer.name} is not in the contract of {self.contract.name}")
         self._consumptions.append(
@@ -82,6 +120,12 @@ class Service:
                 places=self.settings.concurrency,
                 ack_wait_s=consumer.ack_wait_s,
                 policy=policy or RetryPolicy(),
+                batch=batch,
+                # Others of this service are to find something to do as well.
+                max_in_hand=max(1, consumer.max_ack_pending // 2),
+                linger_s=linger_s,
+                key=order_by,
+                flood=self.settings.flood,
             )
         )
 
@@ -205,6 +249,7 @@ async def _run(
     bus = await connect(settings, name=contract.name)
     try:
         await provisioning.verify(bus, contract)
+        await doctor.admit(bus, settings, contract)
         service = Service(contract, settings, Fleet(bus, source=contract.name))
         await setup(service)
         await service.serve(stop, ready)
