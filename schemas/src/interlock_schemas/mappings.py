@@ -85,6 +85,8 @@ def bucket_key(name: str) -> str:
 
 
 def _made(name: str, made: ReadOnly[str, Mapping]) -> Mapping | None:
+    if not made:
+        return None
     return next((made[known] for known in legacy.candidates(name) if known in made), None)
 
 
