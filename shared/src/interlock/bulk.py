@@ -81,8 +81,8 @@ class BulkFallback(Protocol):
 
     def encode(
         self, subject: str, body: bytes, headers: Mapping[str, str] | None
-    ) -> tuple[Outgoing, bytes, bytes]:
-        """The message with an id, its subject and its header block without the closing line."""
+    ) -> tuple[Mapping[str, str], bytes, bytes]:
+        """Its headers with an id, its subject and its header block without the closing line."""
 
     async def publish_soon(
         self,
@@ -204,15 +204,18 @@ class BulkLane:
         the lane's time limit, PublishRefused when the stream takes no bulk or refuses a message,
         MessageTooLarge.
         """
-        message, address, head = self._bus.encode(subject, body, headers)
+        sent, address, head = self._bus.encode(subject, body, headers)
         size = len(address) + len(head) + len(body) + 128
         if self._fatal is not None or self._full(size):
             await self._until(lambda: not self._full(size))
-        held = _Held(message, address, head, size)
+        held = _Held(Outgoing(subject, body, sent), address, head, size)
         self._held.append(held)
         self._held_bytes += size
         if self._started and self._sent == len(self._held) - 1:
             self._append(held)
+            if not self._out:
+                # Let answers in.
+                await asyncio.sleep(0)
         else:
             self._pump()
 

@@ -141,8 +141,7 @@ class Bus:
         MessageTooLarge and PublishRefused when no retry would help.
         """
         if not telemetry.recording():
-            future = await self._enqueue(subject, body, headers, timeout_s, expected_revision)
-            return await future
+            return await self._publish(subject, body, headers, timeout_s, expected_revision)
         sent = dict(headers or {})
         id = envelope.lookup(sent, envelope.MSG_ID) or sent.setdefault(
             envelope.MSG_ID, os.urandom(16).hex()
@@ -156,8 +155,25 @@ class Bus:
                 "messaging.message.id": id,
             },
         ):
-            future = await self._enqueue(subject, body, sent, timeout_s, expected_revision)
-            return await future
+            return await self._publish(subject, body, sent, timeout_s, expected_revision)
+
+    async def _publish(
+        self,
+        subject: str,
+        body: bytes,
+        headers: Mapping[str, str] | None,
+        timeout_s: float,
+        expected_revision: int | None,
+    ) -> Ack:
+        if expected_revision is not None:
+            expected = {"Nats-Expected-Last-Subject-Sequence": str(expected_revision)}
+            headers = {**(headers or {}), **expected}
+        entry = self._entry(subject, body, headers, timeout_s)
+        lane = self._publisher.lane(subject, ordered=expected_revision is None)
+        lane.add(entry)
+        if lane.full:
+            await lane.room(entry.future)
+        return await entry.future
 
     async def publish_soon(
         self,
@@ -173,7 +189,15 @@ class Bus:
         stored in the order of the calls. The future ends as `publish` would, at `timeout_s` at the
         latest. Raises MessageTooLarge and PublishRefused for what cannot be sent at all.
         """
-        return await self._enqueue(subject, body, headers, timeout_s, None)
+        entry = self._entry(subject, body, headers, timeout_s)
+        lane = self._publisher.lane(subject)
+        lane.add(entry)
+        if lane.full:
+            await lane.room(entry.future)
+        elif lane.due:
+            # Let answers in, and what waits out.
+            await asyncio.sleep(0)
+        return entry.future
 
     async def publish_many(
         self, messages: Sequence[Outgoing], *, timeout_s: float = 30.0
@@ -217,10 +241,11 @@ class Bus:
 
     def encode(
         self, subject: str, body: bytes, headers: Mapping[str, str] | None
-    ) -> tuple[Outgoing, bytes, bytes]:
-        """Make a message ready: with an id and the trace context, subject and headers as bytes.
+    ) -> tuple[dict[str, str], bytes, bytes]:
+        """Make a message ready: all its headers; subject and headers as bytes.
 
-        Raises MessageTooLarge, and PublishRefused for what cannot be sent.
+        It gets an id and the trace context where it has none. Raises MessageTooLarge, and
+        PublishRefused for what cannot be sent.
         """
         sent = dict(headers) if headers else {}
         if envelope.MSG_ID not in sent and envelope.lookup(sent, envelope.MSG_ID) is None:
@@ -234,32 +259,14 @@ class Bus:
                 f"{self._nc.max_payload - _HEADROOM_BYTES:,}: "
                 "hand large data over as an artifact, not as an event"
             )
-        return Outgoing(subject, body, sent), subject_bytes(subject), head
+        return sent, subject_bytes(subject), head
 
     def _entry(
         self, subject: str, body: bytes, headers: Mapping[str, str] | None, timeout_s: float
     ) -> Entry:
         _, address, head = self.encode(subject, body, headers)
-        future: asyncio.Future[Ack] = asyncio.get_running_loop().create_future()
-        return Entry(address, head, body, timeout_s, future)
-
-    async def _enqueue(
-        self,
-        subject: str,
-        body: bytes,
-        headers: Mapping[str, str] | None,
-        timeout_s: float,
-        expected_revision: int | None,
-    ) -> "asyncio.Future[Ack]":
-        if expected_revision is not None:
-            expected = {"Nats-Expected-Last-Subject-Sequence": str(expected_revision)}
-            headers = {**(headers or {}), **expected}
-        entry = self._entry(subject, body, headers, timeout_s)
-        lane = self._publisher.lane(subject, ordered=expected_revision is None)
-        lane.add(entry)
-        if lane.full:
-            await lane.room(entry.future)
-        return entry.future
+        loop = asyncio.get_running_loop()
+        return Entry(address, head, body, timeout_s, loop.time() + timeout_s, loop.create_future())
 
     async def _facts(self, stream: str) -> Facts:
         """What a lane has to know of its stream."""

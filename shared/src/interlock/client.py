@@ -159,10 +159,18 @@ class Client(NatsClient):
             return False
         self._send_posted()
         try:
+            self._send_pending(transport)
             transport.write(data)
         except (OSError, RuntimeError):
             return False
         return True
+
+    def _send_pending(self, transport: Any) -> None:
+        """What nats-py has written and not sent yet, a subscription for one, comes first."""
+        if self._pending:
+            transport.writelines(self._pending)
+            self._pending = []
+            self._pending_data_size = 0
 
     def unsent_bytes(self) -> int:
         """Bytes that the connection has not taken from us yet."""
@@ -200,6 +208,7 @@ class Client(NatsClient):
         self._posted_bytes = 0
         transport: Any = self._transport
         with contextlib.suppress(OSError, RuntimeError):
+            self._send_pending(transport)
             transport.write(data)
 
     async def _attempt_reconnect(self) -> None:

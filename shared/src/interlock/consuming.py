@@ -258,7 +258,9 @@ class Consumption:
         self._draining = True
         pull.stop()
         await asyncio.wait((pulling,))
-        await self._hand_back_waiting()
+        if self._order is None:
+            await self._hand_back_waiting()
+        # Where order is kept, all goes back at the end, in stream order.
         while self._running or self._asides:
             self._quiet.clear()
             if self._asides:
@@ -360,23 +362,15 @@ class Consumption:
     async def _hand_back_waiting(self) -> None:
         """Hand back what was not begun: the consumer is paused, or we are to end."""
         gate = self._gate
-        pull = self._pull
-        paused = not self._draining
-        if paused:
-            await pull.renew_inbox()
+        flood_s: float | None = None
+        if not self._draining:
+            await self._pull.renew_inbox()
             if self._order is not None or gate is None or gate.state != "open":
                 # Where order is kept, they wait in hand.
                 return
-        waiting = [*self._queue, *self._parked]
+            flood_s = gate.flood_s()
+        waiting = list(self._queue)
         self._queue.clear()
-        self._parked.clear()
-        if self._order is not None:
-            for delivery, timer in self._waiting.items():
-                timer.cancel()
-                self._order.again(delivery)
-            self._waiting.clear()
-            waiting += self._order.clear()
-        flood_s = gate.flood_s() if gate is not None and paused else None
         self._hand_back(waiting, flood_s or 0.0)
 
     def _hand_back(self, deliveries: Iterable[Delivery], delay_s: float = 0.0) -> None:
@@ -460,7 +454,7 @@ class Consumption:
     def _leave(self, delivery: Delivery, why: BusUnavailable) -> None:
         """The broker is away, so it cannot be told: it delivers the message again by itself."""
         log.warning("left for redelivery", consumer=self._consumer, why=str(why))
-        if self._order is not None and not self._draining:
+        if self._order is not None:
             # What is stored after it under its key waits for it: it is tried again from here.
             self._waiting[delivery] = self._loop.call_later(_AGAIN_S, self._try_again, delivery)
             return
@@ -591,6 +585,9 @@ class Consumption:
         if caller.was_answered_for():
             return
         if failure is None:
+            if answer is None and self._order is None and not self._probing:
+                self._all_succeeded(deliveries, ends)
+                return
             try:
                 judged = failures(answer, len(deliveries))
             except TypeError as error:
@@ -621,8 +618,12 @@ class Consumption:
             await self._end_all(alone)
 
     def _return(self, deliveries: Iterable[Delivery]) -> None:
+        """They were handed over and not tried by themselves: later, as if they had not been."""
         flood_s = self._gate.flood_s() if self._gate is not None and not self._draining else None
         for delivery in deliveries:
+            if self._order is not None:
+                self._order.again(delivery)
+                continue
             delivery.retry(flood_s or 0.0)
             self._unsettled.add(delivery.seq)
             self._release(delivery)
@@ -654,6 +655,22 @@ class Consumption:
             self._leave(delivery, error)
         else:
             self._succeeded(delivery)
+
+    def _all_succeeded(
+        self, deliveries: Sequence[Delivery], ends: list[tuple[Delivery, Failure | None]]
+    ) -> None:
+        """What `_succeeded` does for one; replays are left to be resolved."""
+        replays = [delivery for delivery in deliveries if delivery.replay is not None]
+        if replays:
+            ends += [(delivery, None) for delivery in replays]
+            deliveries = [delivery for delivery in deliveries if delivery.replay is None]
+        self._bus.client.post(b"".join([delivery.acknowledged() for delivery in deliveries]))
+        self._handled += len(deliveries)
+        if self._unsettled:
+            self._unsettled.difference_update([delivery.seq for delivery in deliveries])
+        for delivery in deliveries:
+            self._in_hand.drop(delivery)
+        self._pull.poke()
 
     def _succeeded(self, delivery: Delivery) -> None:
         delivery.ack()
@@ -696,7 +713,7 @@ class Consumption:
             delay_s=round(decision.delay_s, 2),
             why=failure.reason,
         )
-        if self._order is not None and not self._draining:
+        if self._order is not None:
             # What is stored after it under its key waits for it, in hand.
             delivery.attempt += 1
             self._waiting[delivery] = self._loop.call_later(

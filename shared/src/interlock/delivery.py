@@ -187,9 +187,14 @@ class Delivery:
 
     def ack(self) -> None:
         """Handled."""
-        if not self.settled:
-            self.settled = True
-            self._bus.client.post(b"PUB " + self._reply + _ACK)
+        self._bus.client.post(self.acknowledged())
+
+    def acknowledged(self) -> bytes:
+        """Settle it as handled, and leave it to the caller to send what tells the broker so."""
+        if self.settled:
+            return b""
+        self.settled = True
+        return b"PUB " + self._reply + _ACK
 
     def retry(self, delay_s: float) -> None:
         """Deliver it again after so many seconds."""

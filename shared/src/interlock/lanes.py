@@ -44,6 +44,9 @@ __all__ = ["HELD_BYTES", "HELD_MESSAGES", "Entry", "Lane", "Publisher"]
 HELD_BYTES: Final = 16 * 1024 * 1024
 HELD_MESSAGES: Final = 16_384
 
+#: Whoever publishes without waiting lets others run after so many messages.
+_TURN: Final = 256
+
 #: One batch, bytes. A message larger than this goes alone.
 _BATCH_BYTES: Final = 4 * 1024 * 1024
 
@@ -76,6 +79,7 @@ class Entry:
         head: bytes,
         body: bytes,
         timeout_s: float,
+        deadline: float,
         future: "asyncio.Future[Ack]",
     ) -> None:
         self.subject = subject
@@ -83,7 +87,7 @@ class Entry:
         self.body = body
         self.size = len(head) + len(body) + len(subject) + 128
         self.timeout_s = timeout_s
-        self.deadline = future.get_loop().time() + timeout_s
+        self.deadline = deadline
         self.future = future
         self.alone = False
         """Whether it must not be part of a batch (any more)."""
@@ -202,6 +206,11 @@ class Lane:
                 waiter = self._room.popleft()
                 if not waiter.done():
                     waiter.set_result(None)
+
+    @property
+    def due(self) -> bool:
+        """Whether whoever publishes in a loop should let the loop turn."""
+        return not len(self._waiting) % _TURN
 
     @property
     def full(self) -> bool:
@@ -400,18 +409,20 @@ class Lane:
     def _frames(self, unit: _Unit) -> tuple[bytes, bytes]:
         """The bytes of a batch: all but its last message, and the last one, which commits it."""
         token = self._publisher.token(self, unit)
-        batch = b"%b%d" % (self._publisher.batch_prefix, token)
-        frames = []
-        last = len(unit.entries)
-        for number, entry in enumerate(unit.entries, 1):
-            added = b"Nats-Batch-Id: %b\r\nNats-Batch-Sequence: %d\r\n" % (batch, number)
-            reply = b""
-            if number == last:
-                added += b"Nats-Batch-Commit: 1\r\n"
-                reply = self._publisher.reply_subject(token)
-            frames.append(hpub(entry.subject, reply, entry.head, added, entry.body))
-        commit = frames.pop()
-        return b"".join(frames), commit
+        line = b"Nats-Batch-Id: %b%d\r\nNats-Batch-Sequence: " % (
+            self._publisher.batch_prefix,
+            token,
+        )
+        *before, last = unit.entries
+        body = b"".join(
+            [
+                hpub(entry.subject, b"", entry.head, b"%b%d\r\n" % (line, number), entry.body)
+                for number, entry in enumerate(before, 1)
+            ]
+        )
+        added = b"%b%d\r\nNats-Batch-Commit: 1\r\n" % (line, len(unit.entries))
+        reply = self._publisher.reply_subject(token)
+        return body, hpub(last.subject, reply, last.head, added, last.body)
 
     def _single_frame(self, unit: _Unit) -> bytes:
         token = self._publisher.token(self, unit)
@@ -462,8 +473,9 @@ class Lane:
 
     def _resolve(self, unit: _Unit, acks: Sequence[Ack]) -> None:
         for entry, ack in zip(unit.entries, acks, strict=True):
-            if not entry.future.done():
-                entry.future.set_result(ack)
+            future = entry.future
+            if not future.done():
+                future.set_result(ack)
         if unit.group is not None and not unit.group.done():
             unit.group.set_result(list(acks))
         self._let_go(unit.entries)

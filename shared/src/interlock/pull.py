@@ -99,7 +99,7 @@ class PullLoop:
 
     def _poke(self) -> None:
         self._poked = False
-        if self._in_hand.has_old:
+        if self._in_hand.old:
             self._in_hand.report_old()
         self._ask()
 
@@ -155,7 +155,7 @@ class PullLoop:
         delivery = Delivery(self._bus, subject, reply, block, body)
         if self._in_hand.add(delivery):
             self._arrived(delivery)
-        if self._in_hand.has_old:
+        if self._in_hand.old:
             self.poke()
 
     def _on_status(self, subject: bytes, block: bytes) -> None:

@@ -91,6 +91,6 @@ def extract(headers: Mapping[str, str]) -> context.Context:
 
 def inject(headers: dict[str, str]) -> dict[str, str]:
     """Add the current trace context to the headers of a message about to be sent."""
-    if trace.get_current_span() is not trace.INVALID_SPAN:
+    if context.get_current():
         propagate.inject(headers)
     return headers
