@@ -100,6 +100,8 @@ def test_a_canonical_name_means_itself(entry: EventType) -> None:
 def test_every_type_but_the_new_ones_has_a_legacy_name() -> None:
     named = {rule.type for rule in RULES}
     assert {entry.name for entry in catalogue.all_types()} - named == {
+        "consumer.paused",
+        "consumer.resumed",
         "letter.replayed",
         "letter.resolved",
         "letter.discarded",

@@ -102,6 +102,10 @@ _remembered = functools.lru_cache(maxsize=4_096)(_candidates)
 
 def resolve(name: str) -> Match | None:
     """Find the canonical type of a legacy name in any spelling, or None if nobody knows it."""
+    return (_resolved if len(name) <= _LONGEST_REMEMBERED else _resolve)(name)
+
+
+def _resolve(name: str) -> Match | None:
     table = _table()
     for candidate in candidates(name):
         if candidate in table:
@@ -113,6 +117,9 @@ def resolve(name: str) -> Match | None:
                 sets=rule.sets,
             )
     return None
+
+
+_resolved = functools.lru_cache(maxsize=4_096)(_resolve)
 
 
 def known_names() -> list[tuple[str, Rule]]:

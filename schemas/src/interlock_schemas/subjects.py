@@ -1,5 +1,6 @@
 """How subjects are spelled. Nobody else concatenates a subject."""
 
+import functools
 import hashlib
 from urllib.parse import quote
 
@@ -36,6 +37,10 @@ def token(value: str) -> str:
 
     A longer one is cut and ends in a digest, so that different texts stay different.
     """
+    return (_remembered if len(value) <= _LONGEST_TOKEN else _token)(value)
+
+
+def _token(value: str) -> str:
     encoded = quote(value, safe="=", errors="surrogatepass").replace(".", "%2E").replace("~", "%7E")
     if not encoded:
         return NO_KEY
@@ -45,6 +50,9 @@ def token(value: str) -> str:
         digest = hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()[:12]
         encoded = f"{encoded[: _LONGEST_TOKEN - 13]}-{digest}"
     return encoded
+
+
+_remembered = functools.lru_cache(maxsize=4_096)(_token)
 
 
 def event(type_name: str, key: str | None) -> str:

@@ -7,6 +7,7 @@ same message id, until a deadline; and it turns what the broker says into the er
 
 import asyncio
 import contextlib
+import functools
 import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,8 @@ import msgspec
 import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from opentelemetry.trace import SpanKind
+from opentelemetry import trace
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from interlock import endpoint, logs, telemetry
 from interlock.acks import Ack
@@ -142,19 +144,8 @@ class Bus:
         """
         if not telemetry.recording():
             return await self._publish(subject, body, headers, timeout_s, expected_revision)
-        sent = dict(headers or {})
-        id = envelope.lookup(sent, envelope.MSG_ID) or sent.setdefault(
-            envelope.MSG_ID, os.urandom(16).hex()
-        )
-        with telemetry.tracer.start_as_current_span(
-            f"publish {subject.partition('.')[0]}",
-            kind=SpanKind.PRODUCER,
-            attributes={
-                "messaging.system": "nats",
-                "messaging.destination.name": subject,
-                "messaging.message.id": id,
-            },
-        ):
+        sent, span = _producer(subject, headers)
+        with trace.use_span(span, end_on_exit=True):
             return await self._publish(subject, body, sent, timeout_s, expected_revision)
 
     async def _publish(
@@ -189,7 +180,13 @@ class Bus:
         stored in the order of the calls. The future ends as `publish` would, at `timeout_s` at the
         latest. Raises MessageTooLarge and PublishRefused for what cannot be sent at all.
         """
-        entry = self._entry(subject, body, headers, timeout_s)
+        if telemetry.recording():
+            sent, span = _producer(subject, headers)
+            with trace.use_span(span):
+                entry = self._entry(subject, body, sent, timeout_s)
+            entry.future.add_done_callback(functools.partial(_end, span))
+        else:
+            entry = self._entry(subject, body, headers, timeout_s)
         lane = self._publisher.lane(subject)
         lane.add(entry)
         if lane.full:
@@ -406,6 +403,32 @@ class Bus:
                 self._nc.send_posted()
                 await self.flush()
             await self._nc.close()
+
+
+def _producer(subject: str, headers: Mapping[str, str] | None) -> tuple[dict[str, str], Span]:
+    """The span of a publish, and its headers with an id."""
+    sent = dict(headers or {})
+    id = envelope.lookup(sent, envelope.MSG_ID)
+    if id is None:
+        id = sent[envelope.MSG_ID] = os.urandom(16).hex()
+    span = telemetry.tracer.start_span(
+        f"publish {subject.partition('.')[0]}",
+        kind=SpanKind.PRODUCER,
+        attributes={
+            "messaging.system": "nats",
+            "messaging.destination.name": subject,
+            "messaging.message.id": id,
+        },
+    )
+    return sent, span
+
+
+def _end(span: Span, published: "asyncio.Future[Ack]") -> None:
+    """The span of a publish ends with its acknowledgement or its error."""
+    error = None if published.cancelled() else published.exception()
+    if error is not None:
+        span.set_status(Status(StatusCode.ERROR, str(error)))
+    span.end()
 
 
 async def connect(settings: ConnectionSettings | None = None, *, name: str = "interlock") -> Bus:

@@ -31,6 +31,8 @@ _PAYLOAD_KEYS: Final = ("payload", "data")
 _UNIVERSAL: Final = ("config", "node")
 
 _LONGEST_SHOWN: Final = 200
+#: Types that take any text; what else a field may be, msgspec decides.
+_TEXT: Final = (str, str | None)
 _EARLIEST_S: Final = 946_684_800.0
 _LATEST_S: Final = 4_102_444_800.0
 
@@ -138,11 +140,18 @@ def _kind(value: object) -> str:
     return names.get(type(value), "an object")
 
 
-def _names_in(subject: str) -> list[str]:
+def _names_in(subject: str) -> tuple[str, ...]:
     """What the subject may name: all of it behind ``legacy.``, and its last part."""
+    return (_remembered if len(subject) <= _LONGEST_SHOWN else _split)(subject)
+
+
+def _split(subject: str) -> tuple[str, ...]:
     rest = subject.partition(".")[2]
     last = subject.rpartition(".")[2]
-    return list(dict.fromkeys(unquote(name) for name in (rest, last) if name))
+    return tuple(dict.fromkeys(unquote(name) for name in (rest, last) if name))
+
+
+_remembered = functools.lru_cache(maxsize=4_096)(_split)
 
 
 def _find_name(
@@ -166,7 +175,7 @@ def _find_name(
     return named, None
 
 
-def _unknown(content: Payload, spelled: list[str]) -> Refusal:
+def _unknown(content: Payload, spelled: tuple[str, ...]) -> Refusal:
     """Say which name nobody knows."""
     told = next((v for k in _NAME_KEYS if isinstance(v := content.get(k), str) and v.strip()), None)
     name = (told or (spelled[-1] if spelled else ""))[:_LONGEST_SHOWN]
@@ -276,6 +285,8 @@ def _fold_aliases(payload: Payload, entry: EventType) -> None:
 
 
 def _fits(value: object, wanted: Any) -> bool:
+    if isinstance(value, str) and wanted in _TEXT:
+        return value != ""
     try:
         msgspec.convert(value, wanted)
     except (msgspec.ValidationError, RecursionError):

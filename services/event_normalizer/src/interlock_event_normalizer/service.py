@@ -98,8 +98,11 @@ class Normalizer:
         for number, delivery in enumerate(deliveries):
             decisions.append(None)
             try:
-                with delivery.in_trace():
+                if delivery.trace is None:
                     published = await self._publish(delivery)
+                else:
+                    with delivery.in_trace():
+                        published = await self._publish(delivery)
             except (Reject, BusUnavailable) as error:
                 decisions[number] = error
             else:
