@@ -29,7 +29,7 @@ BATCH_TOO_LONG: Final = 10199
 DUPLICATE_IN_BATCH: Final = 10201
 
 
-class Ack(msgspec.Struct, frozen=True):
+class Ack(msgspec.Struct, frozen=True, gc=False):
     """The broker's acknowledgement: the message is stored, and where."""
 
     stream: str
@@ -48,7 +48,7 @@ class Refusal(msgspec.Struct, frozen=True):
     description: str = ""
 
 
-class PubReply(msgspec.Struct):
+class PubReply(msgspec.Struct, gc=False):
     """The answer to a publish or to the commit of a batch, as it stands on the wire."""
 
     stream: str = ""

@@ -13,7 +13,7 @@ import itertools
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import msgspec
 from nats.aio.subscription import Subscription
@@ -30,10 +30,10 @@ __all__ = ["BulkLane", "BulkReceipt", "Outgoing"]
 #: Messages between two flow acknowledgements that we ask for; the broker may say otherwise.
 _FLOW: Final = 500
 #: What may be under way: so many intervals of the broker's flow control, and so many bytes.
-_INTERVALS: Final = 4
+_INTERVALS: Final = 8
 _HELD_BYTES: Final = 16 * 1024 * 1024
 #: Messages are handed to the connection in portions of this size, messages and bytes.
-_PORTION: Final = 100
+_PORTION: Final = 200
 _PORTION_BYTES: Final = 256 * 1024
 #: The broker drops a batch after 10 s of silence; we say something earlier, and ask after so long
 #: without an acknowledgement that is due.
@@ -106,13 +106,8 @@ class BulkReceipt(msgspec.Struct, frozen=True):
     """Where they are. Empty when there was nothing to store."""
 
 
-class _Held(NamedTuple):
-    """A message that is not acknowledged yet."""
-
-    message: Outgoing
-    subject: bytes
-    head: bytes
-    size: int
+#: A message that is not acknowledged yet: subject, body, headers, the same encoded, its size.
+_Held = tuple[str, bytes, Mapping[str, str], bytes, bytes, int]
 
 
 class BulkLane:
@@ -144,6 +139,7 @@ class BulkLane:
         self._changed = asyncio.Event()
         # Of the batch that is open:
         self._batch = b""
+        self._prefix = b""
         self._epoch = -1
         self._started = False
         self._sent = 0
@@ -208,7 +204,7 @@ class BulkLane:
         size = len(address) + len(head) + len(body) + 128
         if self._fatal is not None or self._full(size):
             await self._until(lambda: not self._full(size))
-        held = _Held(Outgoing(subject, body, sent), address, head, size)
+        held = (subject, body, sent, address, head, size)
         self._held.append(held)
         self._held_bytes += size
         if self._started and self._sent == len(self._held) - 1:
@@ -268,13 +264,8 @@ class BulkLane:
         log.info("bulk batch refused, publishing one by one", messages=len(self._held))
         self._batch = b""
         futures = [
-            await self._bus.publish_soon(
-                each.message.subject,
-                each.message.body,
-                each.message.headers,
-                timeout_s=self._timeout_s,
-            )
-            for each in self._held
+            await self._bus.publish_soon(subject, body, headers, timeout_s=self._timeout_s)
+            for subject, body, headers, _, _, _ in self._held
         ]
         outcomes = await asyncio.gather(*futures, return_exceptions=True)
         for outcome in outcomes:
@@ -305,6 +296,7 @@ class BulkLane:
 
     def _begin(self) -> None:
         self._batch = secrets.token_hex(11).encode()
+        self._prefix = b"%b%b.%d.fail." % (self._inbox, self._batch, _FLOW)
         self._batches += 1
         self._epoch = self._client.epoch
         self._started = False
@@ -321,8 +313,9 @@ class BulkLane:
     def _append(self, held: _Held, op: int = _APPEND) -> None:
         self._seq += 1
         self._sent += 1
-        self._last = held.subject
-        frame = hpub(held.subject, self._reply(self._seq, op), held.head, b"", held.message.body)
+        _, body, _, subject, head, _ = held
+        self._last = subject
+        frame = hpub(subject, self._reply(self._seq, op), head, b"", body)
         self._out.append(frame)
         self._out_bytes += len(frame)
         if len(self._out) >= _PORTION or self._out_bytes >= _PORTION_BYTES:
@@ -332,7 +325,7 @@ class BulkLane:
             self._loop.call_soon(self._flush_soon)
 
     def _reply(self, seq: int, op: int) -> bytes:
-        return b"%b%b.%d.fail.%d.%d.$FI" % (self._inbox, self._batch, _FLOW, seq, op)
+        return b"%b%d.%d.$FI" % (self._prefix, seq, op)
 
     def _flush_soon(self) -> None:
         self._flush_due = False
@@ -405,7 +398,7 @@ class BulkLane:
     def _settle(self, count: int) -> None:
         """The first `count` of what is held are stored."""
         for _ in range(min(count, len(self._held))):
-            self._held_bytes -= self._held.popleft().size
+            self._held_bytes -= self._held.popleft()[5]
             self._acknowledged += 1
             self._sent = max(0, self._sent - 1)
         if count > 0:

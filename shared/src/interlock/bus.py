@@ -54,6 +54,9 @@ _PENDING_BYTES: Final = 16 * 1024 * 1024
 #: What a batch adds to the headers of a message, at most, bytes.
 _HEADROOM_BYTES: Final = 256
 
+#: What a message costs in memory besides its bytes, roughly.
+_OVERHEAD_BYTES: Final = 512
+
 #: What may be stored all or not at all, bytes.
 _GROUP_BYTES: Final = 32 * 1024 * 1024
 
@@ -263,7 +266,9 @@ class Bus:
     ) -> Entry:
         _, address, head = self.encode(subject, body, headers)
         loop = asyncio.get_running_loop()
-        return Entry(address, head, body, timeout_s, loop.time() + timeout_s, loop.create_future())
+        size = len(address) + len(head) + len(body) + _OVERHEAD_BYTES
+        deadline = loop.time() + timeout_s
+        return Entry(address, head, body, size, timeout_s, deadline, loop.create_future())
 
     async def _facts(self, stream: str) -> Facts:
         """What a lane has to know of its stream."""

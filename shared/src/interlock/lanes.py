@@ -1,11 +1,10 @@
 """The durable lane: whatever waits goes out together and is acknowledged together.
 
 A `Lane` holds the publishes to the subjects of one root, which is to say to one stream, in the
-order in which they were asked for, and keeps that order: one unit (an atomic batch, or a few
-singles on a connection that holds) is under way, while the next is staged at the broker and
-committed only after it. What got no answer is sent again, first and under the same ids. Each
-publish ends in its acknowledgement, its own refusal, or at its deadline; `interlock.coalescing`
-decides the form.
+order in which they were asked for, and keeps that order: one unit is under way at a time, an atomic
+batch, or a few singles on a connection that holds. What got no answer is sent again, first and
+under the same ids. Each publish ends in its acknowledgement, its own refusal, or at its deadline;
+`interlock.coalescing` decides the form.
 """
 
 import asyncio
@@ -66,40 +65,31 @@ _CLOGGED_BYTES: Final = 64 * 1024
 log = logs.get_logger("interlock.publish")
 
 
-class Entry:
-    """One publish: encoded, waiting or under way."""
+class Entry(msgspec.Struct, gc=False):
+    """One publish: encoded, waiting or under way.
 
-    __slots__ = (
-        "alone", "body", "deadline", "future", "head", "held", "size", "subject", "timeout_s",
-    )  # fmt: skip
+    Thousands of these live at a time, and nothing refers back to them, so the garbage collector
+    need not know them.
+    """
 
-    def __init__(
-        self,
-        subject: bytes,
-        head: bytes,
-        body: bytes,
-        timeout_s: float,
-        deadline: float,
-        future: "asyncio.Future[Ack]",
-    ) -> None:
-        self.subject = subject
-        self.head = head
-        self.body = body
-        self.size = len(head) + len(body) + len(subject) + 128
-        self.timeout_s = timeout_s
-        self.deadline = deadline
-        self.future = future
-        self.alone = False
-        """Whether it must not be part of a batch (any more)."""
-        self.held = False
-        """Whether a lane counts it among what it holds."""
+    subject: bytes
+    head: bytes
+    body: bytes
+    size: int
+    timeout_s: float
+    deadline: float
+    future: "asyncio.Future[Ack]"
+    alone: bool = False
+    """Whether it must not be part of a batch (any more)."""
+    held: bool = False
+    """Whether a lane counts it among what it holds."""
 
 
 class _Unit:
     """What goes out and is answered as one: a single, or an atomic batch."""
 
     __slots__ = (
-        "ambiguous", "deadline", "due", "entries", "group", "refused", "sent", "tokens", "tries",
+        "ambiguous", "deadline", "due", "entries", "group", "refused", "tokens", "tries",
     )  # fmt: skip
 
     def __init__(
@@ -115,8 +105,6 @@ class _Unit:
         """How often the broker refused it as incomplete."""
         self.ambiguous = False
         """Whether it was sent and not answered: it may be stored."""
-        self.sent = False
-        """False while it is staged: all but its commit is at the broker."""
         self.due = 0.0
         """When it is sent again for want of an answer."""
         self.deadline = 0.0
@@ -161,7 +149,6 @@ class Lane:
         self._waiting: deque[Entry | _Unit] = deque()
         self._singles: dict[int, _Unit] = {}
         self._batch: _Unit | None = None
-        self._staged: tuple[_Unit, bytes] | None = None
         self._held_bytes = 0
         self._held = 0
         self._room: deque[asyncio.Future[None]] = deque()
@@ -265,7 +252,7 @@ class Lane:
                     for entry in ((item,) if isinstance(item, Entry) else item.entries)
                     if not entry.future.done()
                 ),
-                *(unit.due for unit in self._under_way() if unit.sent),
+                *(unit.due for unit in self._under_way()),
                 *((self._not_before,) if self._waiting and self._not_before else ()),
             ),
             default=None,
@@ -277,8 +264,6 @@ class Lane:
         units = list(self._singles.values())
         if self._batch is not None:
             units.append(self._batch)
-        if self._staged is not None:
-            units.append(self._staged[0])
         return units
 
     def pump(self) -> None:
@@ -306,8 +291,9 @@ class Lane:
                 self._waiting.popleft()
                 self._write(self._single_frame(head if isinstance(head, _Unit) else _Unit([head])))
             elif isinstance(head, _Unit):
-                if self._singles or not self._take_batch(self._pop_unit):
+                if self._singles or self._batch is not None:
                     return
+                self._send_batch(self._pop_unit(head))
             elif not self._send_entries():
                 return
 
@@ -326,7 +312,7 @@ class Lane:
 
     def _send_entries(self) -> bool:
         """Send from the plain entries at the head of the line. False when they have to wait."""
-        if self._batch is not None and self._staged is not None:
+        if self._batch is not None:
             return False
         form = decide(
             self.facts,
@@ -338,9 +324,8 @@ class Lane:
             return False
         kind, count = form
         if kind == "batch":
-            return self._take_batch(lambda: self._pop_entries(count))
-        if self._batch is not None:
-            return False
+            self._send_batch(self._pop_entries(count))
+            return True
         entries = self._pop_entries(count).entries
         if not entries:
             return bool(self._waiting)
@@ -348,10 +333,9 @@ class Lane:
         self._write(b"".join(frames))
         return True
 
-    def _pop_unit(self) -> _Unit:
-        unit = self._waiting.popleft()
-        if not isinstance(unit, _Unit):
-            raise TypeError(unit)
+    def _pop_unit(self, unit: _Unit) -> _Unit:
+        """What is left of the unit at the head of the line."""
+        self._waiting.popleft()
         left = [entry for entry in unit.entries if not entry.future.done()]
         if unit.group is not None or len(left) == len(unit.entries):
             return unit
@@ -382,47 +366,30 @@ class Lane:
             waiting.popleft()
         return _Unit(entries)
 
-    def _take_batch(self, pop: Callable[[], _Unit]) -> bool:
-        """Send a batch, or stage it behind the one that is under way. False when it has to wait."""
-        if self._batch is None:
-            unit = pop()
-            if not unit.entries:
-                return True
-            if unit.single:
-                self._write(self._single_frame(unit))
-                return True
-            body, commit = self._frames(unit)
-            self._write(body + commit)
+    def _send_batch(self, unit: _Unit) -> None:
+        if unit.single:
+            self._write(self._single_frame(unit))
+        elif unit.entries:
+            self._write(self._frames(unit))
             self._batch = unit
             self._sent(unit)
-            return True
-        if self._staged is not None or self._careful:
-            return False
-        unit = pop()
-        if not unit.entries:
-            return True
-        body, commit = self._frames(unit)
-        self._write(body)
-        self._staged = (unit, commit)
-        return True
 
-    def _frames(self, unit: _Unit) -> tuple[bytes, bytes]:
-        """The bytes of a batch: all but its last message, and the last one, which commits it."""
+    def _frames(self, unit: _Unit) -> bytes:
+        """The bytes of a batch; its last message commits it."""
         token = self._publisher.token(self, unit)
         line = b"Nats-Batch-Id: %b%d\r\nNats-Batch-Sequence: " % (
             self._publisher.batch_prefix,
             token,
         )
         *before, last = unit.entries
-        body = b"".join(
-            [
-                hpub(entry.subject, b"", entry.head, b"%b%d\r\n" % (line, number), entry.body)
-                for number, entry in enumerate(before, 1)
-            ]
-        )
+        frames = [
+            hpub(entry.subject, b"", entry.head, b"%b%d\r\n" % (line, number), entry.body)
+            for number, entry in enumerate(before, 1)
+        ]
         added = b"%b%d\r\nNats-Batch-Commit: 1\r\n" % (line, len(unit.entries))
         reply = self._publisher.reply_subject(token)
-        return body, hpub(last.subject, reply, last.head, added, last.body)
+        frames.append(hpub(last.subject, reply, last.head, added, last.body))
+        return b"".join(frames)
 
     def _single_frame(self, unit: _Unit) -> bytes:
         token = self._publisher.token(self, unit)
@@ -434,7 +401,6 @@ class Lane:
         )
 
     def _sent(self, unit: _Unit) -> None:
-        unit.sent = True
         unit.tries += 1
         unit.due = self._loop.time() + min(_LONGEST_TRY_S, _TRY_S * 2 ** (unit.tries - 1))
         self._wake_at(unit.due)
@@ -490,12 +456,6 @@ class Lane:
 
     def _next(self) -> None:
         """Go on once a unit has been settled."""
-        if self._batch is None and self._staged is not None and self._client.is_connected:
-            unit, commit = self._staged
-            self._staged = None
-            self._batch = unit
-            self._write(commit)
-            self._sent(unit)
         if self._waiting and not self._pump_due:
             # After this turn of the loop: those who were just answered may publish again.
             self._pump_due = True
@@ -503,7 +463,6 @@ class Lane:
 
     def _refused(self, unit: _Unit, refusal: Refusal) -> None:
         error = error_of(unit.entries[0].subject.decode(), refusal)
-        behind = self._staged if self._batch is unit else None
         self._release(unit)
         self._why = refusal.description
         if unit.single and error is not None:
@@ -511,10 +470,6 @@ class Lane:
             self._next()
             return
         self._careful = self._ordered
-        if behind is not None:
-            # It must not be committed before what stands in front of it is settled.
-            self._staged = None
-            self._again([behind[0]])
         if unit.single or error is None:
             self._again([unit])
             self._pause()
@@ -574,7 +529,6 @@ class Lane:
     def _again(self, units: Iterable[_Unit]) -> None:
         """Put units back to the head of the line, in their order."""
         for unit in reversed(list(units)):
-            unit.sent = False
             self._waiting.appendleft(unit)
 
     def _take_back(self) -> None:
@@ -583,9 +537,8 @@ class Lane:
         self._careful = self._ordered
         self._singles.clear()
         self._batch = None
-        self._staged = None
         for unit in units:
-            unit.ambiguous = unit.ambiguous or unit.sent
+            unit.ambiguous = True
         self._again(units)
 
     def _pause(self) -> None:
@@ -600,7 +553,7 @@ class Lane:
 
     def _send_again(self, now: float) -> None:
         """Send what got no answer once more, unless the connection has not even taken it."""
-        overdue = [unit for unit in self._under_way() if unit.sent and unit.due <= now]
+        overdue = [unit for unit in self._under_way() if unit.due <= now]
         if not overdue:
             return
         if not self._client.is_connected or self._client.unsent_bytes() > _CLOGGED_BYTES:
@@ -658,7 +611,6 @@ class Lane:
         self._waiting.clear()
         self._singles.clear()
         self._batch = None
-        self._staged = None
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None

@@ -22,6 +22,8 @@ __all__ = ["configure", "extract", "inject", "recording", "shutdown", "tracer"]
 
 tracer = trace.get_tracer("interlock")
 
+_PROVIDER_BY_NAME = "OTEL_PYTHON_TRACER_PROVIDER" in os.environ
+
 
 def _exporter_name(signal: str) -> str | None:
     """The exporter that the environment asks for, or None for silence."""
@@ -76,6 +78,9 @@ def shutdown() -> None:
 
 def recording() -> bool:
     """Whether spans go anywhere: without a provider they cost time and tell nobody."""
+    # Asked for every message; the public way reads the environment each time there is none.
+    if not _PROVIDER_BY_NAME and getattr(trace, "_TRACER_PROVIDER", True) is None:
+        return False
     return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
