@@ -432,6 +432,9 @@ class Lane:
             answer.stream != self._stream or self._learned_in != self._client.epoch
         ):
             self._learn_soon(answer.stream)
+        if len(self._waiting) >= self.facts.batch_messages // 2:
+            # Keep the broker busy while those who waited are told.
+            self.pump()
         first = answer.seq - len(unit.entries) + 1
         acks = [Ack(answer.stream, seq, answer.duplicate) for seq in range(first, answer.seq + 1)]
         self._resolve(unit, acks)
