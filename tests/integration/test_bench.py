@@ -17,6 +17,7 @@ _TINY = ("--runs", "1", "--seconds", "0.02")
 _RATIOS = {
     "durable_publish_vs_nats_py_async",
     "durable_publish_vs_faststream",
+    "durable_publish_vs_faststream_tasks",
     "fast_publish_vs_nats_py_async",
     "consume_vs_nats_py_fetch",
 }

@@ -6,6 +6,7 @@ The decisions are in `interlock.redelivery`, `interlock.flood` and `interlock.ke
 """
 
 import asyncio
+import contextlib
 import contextvars
 import random
 from collections import deque
@@ -28,7 +29,9 @@ from interlock.flood import FloodPolicy
 from interlock.floodgate import FloodGate
 from interlock.in_hand import InHand
 from interlock.key_order import KeyOrder
+from interlock.left_over import LeftOver
 from interlock.pull import PullLoop
+from interlock.reader import Reader
 from interlock.redelivery import Dead, RetryPolicy, after_failure, on_delivery
 from interlock_schemas import letters
 
@@ -41,6 +44,8 @@ _TURNS: Final = 128
 #: Idle workers that are woken at the same time: two, so that they wake all in a few turns.
 _WAKING: Final = 2
 _ASK_AGAIN_S: Final = 0.5
+#: Messages that are looked at to learn their keys; more, and all keys wait.
+_LOOKED_AT: Final = 20_000
 #: So long after the broker could not be told of a failure is its message tried again.
 _AGAIN_S: Final = 1.0
 
@@ -115,10 +120,7 @@ class Consumption:
         self._ready: deque[Delivery] | KeyOrder[Delivery] = (
             self._order if self._order is not None else self._queue
         )
-        #: Arrived before what an earlier process left behind; begun after it.
-        self._parked: list[Delivery] = []
-        self._floor = 0
-        self._owed = 0
+        self._left_over: LeftOver[Delivery] = LeftOver()
         self._waiting: dict[Delivery, asyncio.TimerHandle] = {}
         self._idle: list[asyncio.Future[None]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -147,6 +149,7 @@ class Consumption:
             in_hand=self._in_hand,
             arrived=self._arrived,
             remake=self._make_again if remake is not None else None,
+            resumed=self._resumed if key is not None else None,
         )
         self._gate: FloodGate | None = None
 
@@ -184,7 +187,6 @@ class Consumption:
                 return
             pull = self._pull
             pull.created = info.get("created", "")
-            self._expect_left_over(info)
             if self._flood_policy is not None:
                 self._gate = FloodGate(
                     self._bus,
@@ -291,30 +293,59 @@ class Consumption:
 
     # What arrives, and what may be begun
 
-    def _expect_left_over(self, info: dict[str, Any]) -> None:
-        """Where order is kept, what an earlier process had in hand comes first.
+    async def _resumed(self) -> None:
+        """Where order is kept: what the broker still counts as delivered comes first.
 
-        It is delivered again when its lease ends; what is newer waits until then.
+        Called before the first pull of each connection. Raises ApiError and BusUnavailable.
         """
-        if self._order is None or not info.get("num_ack_pending"):
-            return
-        self._owed = int(info["num_ack_pending"])
-        self._floor = int(info["delivered"]["stream_seq"])
-        self._pull.places = self._most + self._owed
-        self._start(self._stop_expecting())
+        info = await self._bus.api(f"CONSUMER.INFO.{self._stream}.{self._consumer}", timeout_s=2)
+        held = {each.seq for each in self._in_hand.everything() if not each.settled}
+        held -= {each.seq for each in self._left_over.parked}
+        owed = int(info.get("num_ack_pending", 0)) - len(held)
+        floor = int(info["delivered"]["stream_seq"])
+        keys: set[object] | None = set()
+        if owed > 0:
+            log.info("waiting for what was under way", consumer=self._consumer, count=owed)
+            keys = await self._keys_between(int(info["ack_floor"]["stream_seq"]), floor, held)
+            self._start(self._stop_expecting(floor))
+        self._go(self._left_over.expect(owed, floor, keys))
+        self._make_room()
 
-    async def _stop_expecting(self) -> None:
+    async def _keys_between(self, after: int, last: int, held: set[int]) -> set[object] | None:
+        """The keys of what the stream holds there and we do not; None: too many to look at."""
+        if self._key is None or last - after > _LOOKED_AT:
+            return None
+        keys: set[object] = set()
+        start = {"deliver_policy": "by_start_sequence", "opt_start_seq": after + 1}
+        reader = Reader(self._bus, self._stream, (">",), start)
+        async with contextlib.aclosing(reader.records(until_end=True)) as records:
+            async for record in records:
+                if record.seq > last:
+                    break
+                if record.seq not in held:
+                    reply = f"$JS.ACK.{self._stream}.{self._consumer}.1.{record.seq}.0.0.0"
+                    subject = record.subject.encode()
+                    keys.add(
+                        self._key(Delivery(self._bus, subject, reply.encode(), b"", record.body))
+                    )
+        return keys
+
+    async def _stop_expecting(self, floor: int) -> None:
         await asyncio.sleep(self._ack_wait_s + 1.0)
-        self._unpark()
+        if self._left_over.floor == floor:
+            self._go(self._left_over.give_up())
+            self._make_room()
 
-    def _unpark(self) -> None:
-        self._owed = 0
-        parked, self._parked = self._parked, []
-        for delivery in parked:
-            self._ready.append(delivery)
+    def _make_room(self) -> None:
+        """What is held back must not take the places of what it waits for."""
         if self._gate is None or self._gate.state == "closed":
-            self._pull.places = self._most
-        self._wake_one()
+            self._pull.places = self._most + self._left_over.owed
+        self._pull.poke()
+
+    def _go(self, deliveries: Iterable[Delivery]) -> None:
+        for delivery in deliveries:
+            self._ready.append(delivery)
+            self._wake_one()
 
     def _arrived(self, delivery: Delivery) -> None:
         """Called from the read loop."""
@@ -327,15 +358,12 @@ class Consumption:
             except Exception as error:  # noqa: BLE001  # it ends the consumption, as any defect
                 self._end_with(error)
                 return
-            if self._owed:
-                if delivery.seq > self._floor:
-                    self._parked.append(delivery)
-                    return
-                self._owed -= 1
-                self._ready.append(delivery)
-                if not self._owed:
-                    self._unpark()
-                self._wake_one()
+            left_over = self._left_over
+            if left_over.owed or left_over.unknown or not self._pull.current:
+                left_over.unknown = left_over.unknown or not self._pull.current
+                self._go(left_over.arrived(delivery))
+                if not left_over.owed:
+                    self._make_room()
                 return
         self._ready.append(delivery)
         if self._idle and self._running < self._limit:

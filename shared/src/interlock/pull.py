@@ -47,6 +47,7 @@ class PullLoop:
 
     `arrived` is called for each message from the read loop, and neither blocks nor raises.
     `remake` makes the consumer again where it is gone; without it, that is a ContractBroken.
+    `resumed` is awaited before the first pull of each connection, and of each leader.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class PullLoop:
         in_hand: InHand,
         arrived: Callable[[Delivery], None],
         remake: Callable[[], Awaitable[None]] | None = None,
+        resumed: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._bus = bus
         self._stream = stream
@@ -68,6 +70,7 @@ class PullLoop:
         self._in_hand = in_hand
         self._arrived = arrived
         self._remake = remake
+        self._resumed = resumed
         self.created = ""
         """When the consumer was made, as the broker spells it. Another time is another consumer."""
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
@@ -85,6 +88,11 @@ class PullLoop:
         self._poked = False
         self._stopping = False
         self._time: Callable[[], float] = lambda: 0.0
+
+    @property
+    def current(self) -> bool:
+        """Whether what arrives was asked for on this connection, after `resumed`."""
+        return self._epoch is not None and self._epoch == self._bus.client.epoch
 
     def stop(self) -> None:
         """Ask for no more; `run` returns."""
@@ -257,8 +265,15 @@ class PullLoop:
         if self._epoch is not None:
             self._generation += 1
             self._requested = 0
-        if await self._in_hand.renew_all() or self._missing_since is not None:
-            self._epoch = epoch
+        if not await self._in_hand.renew_all() and self._missing_since is None:
+            return
+        if self._resumed is not None and self._missing_since is None:
+            try:
+                await self._resumed()
+            except (ApiError, BusUnavailable, ContractBroken) as error:
+                log.info("consumer does not tell", consumer=self._consumer, why=str(error))
+                return
+        self._epoch = epoch
 
     async def _check_exists(self, missing_s: float) -> None:
         try:

@@ -1,7 +1,7 @@
 """What is measured, in which order, and for how long. Pure.
 
 A case is one way of one client; a group is the cases that are compared under one setting, run in
-turns. The four ratios name a case of ours and the one it is compared with.
+turns. The ratios name a case of ours and the one it is compared with.
 """
 
 from collections.abc import Collection, Sequence
@@ -138,6 +138,13 @@ RATIOS: Final = (
         theirs="faststream publish",
     ),
     Ratio(
+        name="durable_publish_vs_faststream_tasks",
+        kind="publish",
+        sync="always",
+        ours="interlock publish_soon",
+        theirs="faststream publish_tasks",
+    ),
+    Ratio(
         name="fast_publish_vs_nats_py_async",
         kind="publish",
         sync="default",
@@ -155,7 +162,9 @@ RATIOS: Final = (
 
 # 0 is nats-py's own window, 4,000.
 _ASYNC: Final = Case(client="nats_py", way="publish_async", tries=(0, 256, 1_000, 16_000))
-_FASTSTREAM: Final = Case(client="faststream", way="publish", tries=(256, 1_000, 4_000))
+#: As its documentation has it: each publish awaited. And from as many tasks as suit it best.
+_FASTSTREAM: Final = Case(client="faststream", way="publish", tries=(1,))
+_FASTSTREAM_TASKS: Final = Case(client="faststream", way="publish_tasks", tries=(256, 2_000))
 _SOON: Final = Case(client="interlock", way="publish_soon")
 _BULK: Final = Case(client="interlock", way="bulk")
 _TASKS: Final = (
@@ -224,10 +233,10 @@ def _cases(kind: str, setting: Setting, *, quick: bool) -> tuple[Case, ...]:
     if quick:
         if setting.sync == "default":
             return (_ASYNC, _BULK)
-        return (_ASYNC, _SOON, _FASTSTREAM)
+        return (_ASYNC, _SOON, _FASTSTREAM, _FASTSTREAM_TASKS)
     if setting.size != COMPARED_SIZE:
-        return (_ASYNC, _SOON, _FASTSTREAM, _BULK)
-    return (_ASYNC, _SOON, _FASTSTREAM, _BULK, *_TASKS, _NATS_TASKS)
+        return (_ASYNC, _SOON, _BULK, _FASTSTREAM_TASKS)
+    return (_ASYNC, _SOON, _BULK, _FASTSTREAM, _FASTSTREAM_TASKS, *_TASKS, _NATS_TASKS)
 
 
 def messages(kind: Kind, setting: Setting, run_s: float) -> int:

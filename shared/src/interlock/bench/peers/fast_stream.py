@@ -221,6 +221,7 @@ async def answer(connection: Connection, task: Task) -> Timing:
 
 WAYS: Final[Mapping[str, Callable[[Connection, Task], Awaitable[Timing]]]] = {
     "publish": publish,
+    "publish_tasks": publish,
     "publish_at_rate": publish_at_rate,
     "send_at_rate": send_at_rate,
     "subscriber": subscriber,
