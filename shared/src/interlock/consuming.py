@@ -121,6 +121,7 @@ class Consumption:
             self._order if self._order is not None else self._queue
         )
         self._left_over: LeftOver[Delivery] = LeftOver()
+        self._resumptions = 0
         self._waiting: dict[Delivery, asyncio.TimerHandle] = {}
         self._idle: list[asyncio.Future[None]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -307,7 +308,9 @@ class Consumption:
         if owed > 0:
             log.info("waiting for what was under way", consumer=self._consumer, count=owed)
             keys = await self._keys_between(int(info["ack_floor"]["stream_seq"]), floor, held)
-            self._start(self._stop_expecting(floor))
+        self._resumptions += 1
+        if owed > 0:
+            self._start(self._stop_expecting(self._resumptions))
         self._go(self._left_over.expect(owed, floor, keys))
         self._make_room()
 
@@ -330,9 +333,10 @@ class Consumption:
                     )
         return keys
 
-    async def _stop_expecting(self, floor: int) -> None:
+    async def _stop_expecting(self, resumption: int) -> None:
+        """By then the broker has delivered again what nobody holds; where it has not, go on."""
         await asyncio.sleep(self._ack_wait_s + 1.0)
-        if self._left_over.floor == floor:
+        if self._resumptions == resumption and self._pull.current:
             self._go(self._left_over.give_up())
             self._make_room()
 

@@ -29,11 +29,6 @@ class LeftOver(Generic[T]):
         return self._owed
 
     @property
-    def floor(self) -> int:
-        """The last message of which anything may be left over."""
-        return self._floor
-
-    @property
     def parked(self) -> list[T]:
         """What is held back."""
         return self._parked

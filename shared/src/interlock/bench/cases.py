@@ -43,7 +43,7 @@ _FEWEST_MESSAGES: Final = 200
 _TELLING_S: Final = 0.15
 #: What a run takes beside its timed part, seconds: the stream made anew, the tasks handed out.
 _OVERHEAD_S: Final = 0.15
-_BROKER_START_S: Final = 8.0
+_BROKER_START_S: Final = 6.0
 
 
 class Setting(msgspec.Struct, frozen=True, order=True):
