@@ -34,7 +34,8 @@ from interlock.errors import (
     MessageTooLarge,
 )
 from interlock.frames import head_of, subject_bytes
-from interlock.lanes import Entry, Publisher
+from interlock.lanes import Entry
+from interlock.publisher import Publisher
 from interlock.settings import ConnectionSettings
 from interlock_schemas import envelope
 

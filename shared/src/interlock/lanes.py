@@ -8,12 +8,10 @@ under the same ids. Each publish ends in its acknowledgement, its own refusal, o
 """
 
 import asyncio
-import itertools
 import random
-import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -36,7 +34,7 @@ from interlock.errors import InterlockError, NotAcknowledged
 from interlock.frames import hpub
 from interlock.headers import parse as parse_headers
 
-__all__ = ["HELD_BYTES", "HELD_MESSAGES", "Entry", "Lane", "Publisher"]
+__all__ = ["HELD_BYTES", "HELD_MESSAGES", "Answers", "Entry", "Lane", "Unit"]
 
 #: What a lane holds before whoever publishes has to wait: the memory bound of a publisher is this
 #: and one message for each caller that waits.
@@ -85,7 +83,7 @@ class Entry(msgspec.Struct, gc=False):
     """Whether a lane counts it among what it holds."""
 
 
-class _Unit:
+class Unit:
     """What goes out and is answered as one: a single, or an atomic batch."""
 
     __slots__ = (
@@ -122,8 +120,31 @@ class _Unit:
         return all(entry.future.done() for entry in self.entries)
 
 
+class Answers(Protocol):
+    """What the lanes of a connection share: it brings each answer to its lane's `answered`."""
+
+    client: Client
+    batch_prefix: bytes
+    """Begins the name of a batch, which no other publisher uses."""
+
+    def token(self, lane: "Lane", unit: Unit) -> int:
+        """A number for one try of a unit, under which its answer comes."""
+
+    def forget(self, unit: Unit) -> None:
+        """No answer to this unit matters any more."""
+
+    def reply_subject(self, token: int) -> bytes:
+        """Where the answer to that try is to go."""
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something in the background, until the connection is closed."""
+
+    def gather(self, entries: list[Entry], group: "asyncio.Future[list[Ack]]") -> None:
+        """Resolve `group` from its entries, which now go one by one."""
+
+
 class Lane:
-    """The publishes to one stream, in order. Made by `Publisher`.
+    """The publishes to one stream, in order. Made by `interlock.publisher`.
 
     An unordered lane is for compare-and-set: each stands or falls by itself, so they neither wait
     for one another nor share a batch, which one failed expectation would refuse whole.
@@ -131,14 +152,14 @@ class Lane:
 
     def __init__(
         self,
-        publisher: "Publisher",
+        answers: Answers,
         root: str,
         learn: Callable[[str], Awaitable[Facts]],
         *,
         ordered: bool,
     ) -> None:
-        self._publisher = publisher
-        self._client = publisher.client
+        self._answers = answers
+        self._client = answers.client
         self._root = root
         self._learn = learn
         self._loop = asyncio.get_running_loop()
@@ -146,9 +167,9 @@ class Lane:
         self.facts = Facts() if ordered else Facts(atomic=False)
         self._stream = ""
         self._learned_in = -1
-        self._waiting: deque[Entry | _Unit] = deque()
-        self._singles: dict[int, _Unit] = {}
-        self._batch: _Unit | None = None
+        self._waiting: deque[Entry | Unit] = deque()
+        self._singles: dict[int, Unit] = {}
+        self._batch: Unit | None = None
         self._held_bytes = 0
         self._held = 0
         self._room: deque[asyncio.Future[None]] = deque()
@@ -170,7 +191,7 @@ class Lane:
 
     def add_group(self, entries: list[Entry], group: "asyncio.Future[list[Ack]]") -> None:
         """Take in publishes that are stored all or not at all."""
-        unit = _Unit(entries, group)
+        unit = Unit(entries, group)
         unit.deadline = min(entry.deadline for entry in entries)
         self._waiting.append(unit)
         for entry in entries:
@@ -260,7 +281,7 @@ class Lane:
         if soonest is not None:
             self._wake_at(max(soonest, self._loop.time() + 0.001))
 
-    def _under_way(self) -> list[_Unit]:
+    def _under_way(self) -> list[Unit]:
         units = list(self._singles.values())
         if self._batch is not None:
             units.append(self._batch)
@@ -285,24 +306,24 @@ class Lane:
             if self._is_done(head):
                 self._waiting.popleft()
                 self._drop(head)
-            elif head.single if isinstance(head, _Unit) else head.alone:
+            elif head.single if isinstance(head, Unit) else head.alone:
                 if self._batch is not None or len(self._singles) >= self._alone_window():
                     return
                 self._waiting.popleft()
-                self._write(self._single_frame(head if isinstance(head, _Unit) else _Unit([head])))
-            elif isinstance(head, _Unit):
+                self._write(self._single_frame(head if isinstance(head, Unit) else Unit([head])))
+            elif isinstance(head, Unit):
                 if self._singles or self._batch is not None:
                     return
                 self._send_batch(self._pop_unit(head))
             elif not self._send_entries():
                 return
 
-    def _drop(self, item: Entry | _Unit) -> None:
+    def _drop(self, item: Entry | Unit) -> None:
         """Nobody waits for it any more."""
         if isinstance(item, Entry):
             self._let_go([item])
         else:
-            self._publisher.forget(item)
+            self._answers.forget(item)
             self._let_go(item.entries)
 
     def _alone_window(self) -> int:
@@ -329,11 +350,11 @@ class Lane:
         entries = self._pop_entries(count).entries
         if not entries:
             return bool(self._waiting)
-        frames = [self._single_frame(_Unit([entry])) for entry in entries]
+        frames = [self._single_frame(Unit([entry])) for entry in entries]
         self._write(b"".join(frames))
         return True
 
-    def _pop_unit(self, unit: _Unit) -> _Unit:
+    def _pop_unit(self, unit: Unit) -> Unit:
         """What is left of the unit at the head of the line."""
         self._waiting.popleft()
         left = [entry for entry in unit.entries if not entry.future.done()]
@@ -341,12 +362,12 @@ class Lane:
             return unit
         # Another batch; an answer to what was sent before still tells of all that was in it.
         self._let_go([entry for entry in unit.entries if entry.future.done()])
-        fewer = _Unit(left)
+        fewer = Unit(left)
         fewer.tokens = list(unit.tokens)
         fewer.tries, fewer.refused, fewer.ambiguous = unit.tries, unit.refused, unit.ambiguous
         return fewer
 
-    def _pop_entries(self, count: int) -> _Unit:
+    def _pop_entries(self, count: int) -> Unit:
         """The next plain entries: at most `count`, and not more bytes than one batch takes."""
         entries: list[Entry] = []
         size = 0
@@ -364,9 +385,9 @@ class Lane:
                 break
             entries.append(head)
             waiting.popleft()
-        return _Unit(entries)
+        return Unit(entries)
 
-    def _send_batch(self, unit: _Unit) -> None:
+    def _send_batch(self, unit: Unit) -> None:
         if unit.single:
             self._write(self._single_frame(unit))
         elif unit.entries:
@@ -374,11 +395,11 @@ class Lane:
             self._batch = unit
             self._sent(unit)
 
-    def _frames(self, unit: _Unit) -> bytes:
+    def _frames(self, unit: Unit) -> bytes:
         """The bytes of a batch; its last message commits it."""
-        token = self._publisher.token(self, unit)
+        token = self._answers.token(self, unit)
         line = b"Nats-Batch-Id: %b%d\r\nNats-Batch-Sequence: " % (
-            self._publisher.batch_prefix,
+            self._answers.batch_prefix,
             token,
         )
         *before, last = unit.entries
@@ -387,20 +408,18 @@ class Lane:
             for number, entry in enumerate(before, 1)
         ]
         added = b"%b%d\r\nNats-Batch-Commit: 1\r\n" % (line, len(unit.entries))
-        reply = self._publisher.reply_subject(token)
+        reply = self._answers.reply_subject(token)
         frames.append(hpub(last.subject, reply, last.head, added, last.body))
         return b"".join(frames)
 
-    def _single_frame(self, unit: _Unit) -> bytes:
-        token = self._publisher.token(self, unit)
+    def _single_frame(self, unit: Unit) -> bytes:
+        token = self._answers.token(self, unit)
         self._singles[token] = unit
         self._sent(unit)
         (entry,) = unit.entries
-        return hpub(
-            entry.subject, self._publisher.reply_subject(token), entry.head, b"", entry.body
-        )
+        return hpub(entry.subject, self._answers.reply_subject(token), entry.head, b"", entry.body)
 
-    def _sent(self, unit: _Unit) -> None:
+    def _sent(self, unit: Unit) -> None:
         unit.tries += 1
         unit.due = self._loop.time() + min(_LONGEST_TRY_S, _TRY_S * 2 ** (unit.tries - 1))
         self._wake_at(unit.due)
@@ -411,7 +430,7 @@ class Lane:
 
     # -- answers -----------------------------------------------------------------------------
 
-    def answered(self, unit: _Unit, token: int, headers: bytes, body: bytes) -> None:
+    def answered(self, unit: Unit, token: int, headers: bytes, body: bytes) -> None:
         """The broker's answer to a unit."""
         if headers and not body and parse_headers(headers).get("Status") == "503":
             why = f"no stream takes {self._root}.>: has `interlock setup` been run on this broker?"
@@ -440,7 +459,7 @@ class Lane:
         self._resolve(unit, acks)
         self._next()
 
-    def _resolve(self, unit: _Unit, acks: Sequence[Ack]) -> None:
+    def _resolve(self, unit: Unit, acks: Sequence[Ack]) -> None:
         for entry, ack in zip(unit.entries, acks, strict=True):
             future = entry.future
             if not future.done():
@@ -449,11 +468,11 @@ class Lane:
             unit.group.set_result(list(acks))
         self._let_go(unit.entries)
 
-    def _release(self, unit: _Unit) -> None:
+    def _release(self, unit: Unit) -> None:
         """It is under way no more."""
         for token in unit.tokens:
             self._singles.pop(token, None)
-        self._publisher.forget(unit)
+        self._answers.forget(unit)
         if self._batch is unit:
             self._batch = None
 
@@ -464,7 +483,7 @@ class Lane:
             self._pump_due = True
             self._loop.call_soon(self.pump)
 
-    def _refused(self, unit: _Unit, refusal: Refusal) -> None:
+    def _refused(self, unit: Unit, refusal: Refusal) -> None:
         error = error_of(unit.entries[0].subject.decode(), refusal)
         self._release(unit)
         self._why = refusal.description
@@ -480,7 +499,7 @@ class Lane:
             self._batch_refused(unit, refusal, error)
         self._next()
 
-    def _batch_refused(self, unit: _Unit, refusal: Refusal, error: InterlockError) -> None:
+    def _batch_refused(self, unit: Unit, refusal: Refusal, error: InterlockError) -> None:
         """Nothing was stored by this try, and the broker says that it is not for want of time."""
         if refusal.err_code == BATCH_TOO_LONG and self.facts.batch_messages > 2:
             self.facts = msgspec.structs.replace(
@@ -504,10 +523,10 @@ class Lane:
         else:
             self._fail(unit, error)
 
-    def _one_by_one(self, unit: _Unit, refusal: Refusal) -> None:
+    def _one_by_one(self, unit: Unit, refusal: Refusal) -> None:
         """See to each publish of a refused batch by itself, under its own id."""
         if unit.group is not None:
-            self._publisher.gather(unit.entries, unit.group)
+            self._answers.gather(unit.entries, unit.group)
         log.info(
             "batch refused, publishing one by one",
             messages=len(unit.entries),
@@ -517,7 +536,7 @@ class Lane:
             entry.alone = True
             self._waiting.appendleft(entry)
 
-    def _fail(self, unit: _Unit, error: InterlockError) -> None:
+    def _fail(self, unit: Unit, error: InterlockError) -> None:
         for entry in unit.entries:
             if unit.group is not None:
                 entry.future.cancel()
@@ -529,7 +548,7 @@ class Lane:
 
     # -- when things break -------------------------------------------------------------------
 
-    def _again(self, units: Iterable[_Unit]) -> None:
+    def _again(self, units: Iterable[Unit]) -> None:
         """Put units back to the head of the line, in their order."""
         for unit in reversed(list(units)):
             self._waiting.appendleft(unit)
@@ -578,7 +597,7 @@ class Lane:
         """End what has reached its deadline."""
         late = False
         for item in (*self._waiting, *self._under_way()):
-            if isinstance(item, _Unit) and item.group is not None:
+            if isinstance(item, Unit) and item.group is not None:
                 if item.deadline <= now and not item.group.done():
                     item.group.set_exception(self._not_acknowledged(item.entries[0]))
                     late = True
@@ -595,7 +614,7 @@ class Lane:
                 self._drop(item)
 
     @staticmethod
-    def _is_done(item: Entry | _Unit) -> bool:
+    def _is_done(item: Entry | Unit) -> bool:
         return item.future.done() if isinstance(item, Entry) else item.settled
 
     def _not_acknowledged(self, entry: Entry) -> NotAcknowledged:
@@ -610,7 +629,7 @@ class Lane:
         for unit in self._under_way():
             self._fail(unit, error)
         for item in self._waiting:
-            self._fail(_Unit([item]) if isinstance(item, Entry) else item, error)
+            self._fail(Unit([item]) if isinstance(item, Entry) else item, error)
         self._waiting.clear()
         self._singles.clear()
         self._batch = None
@@ -627,104 +646,10 @@ class Lane:
             return
         self._stream = stream
         self._learned_in = self._client.epoch
-        self._publisher.spawn(self._learn_facts(stream))
+        self._answers.spawn(self._learn_facts(stream))
 
     async def _learn_facts(self, stream: str) -> None:
         facts = await self._learn(stream)
         if facts.atomic is not None and self.facts.atomic is not False:
             self.facts = facts
         self.pump()
-
-
-class Publisher:
-    """The lanes of one connection, and the inbox of their answers."""
-
-    def __init__(self, client: Client, learn: Callable[[str], Awaitable[Facts]]) -> None:
-        self.client = client
-        self.batch_prefix = secrets.token_hex(8).encode() + b"-"
-        self._learn = learn
-        self._lanes: dict[tuple[str, bool], Lane] = {}
-        self._tokens = itertools.count(1)
-        self._units: dict[int, tuple[Lane, _Unit]] = {}
-        self._inbox = client.new_inbox().encode() + b"."
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._closed: InterlockError | None = None
-
-    async def start(self) -> None:
-        """Listen for answers."""
-        await self.client.listen(self._inbox.decode() + "*", self._on_answer)
-
-    def _on_answer(self, subject: bytes, _: bytes, headers: bytes, body: bytes) -> None:
-        token = int(subject[len(self._inbox) :])
-        found = self._units.get(token)
-        if found is not None:
-            lane, unit = found
-            lane.answered(unit, token, headers, body)
-
-    def token(self, lane: Lane, unit: _Unit) -> int:
-        """A number for one try of a unit, under which its answer comes."""
-        token = next(self._tokens)
-        self._units[token] = (lane, unit)
-        unit.tokens.append(token)
-        return token
-
-    def forget(self, unit: _Unit) -> None:
-        """No answer to this unit matters any more."""
-        for token in unit.tokens:
-            self._units.pop(token, None)
-
-    def reply_subject(self, token: int) -> bytes:
-        """Where the answer to that try is to go."""
-        return b"%b%d" % (self._inbox, token)
-
-    def spawn(self, work: Any) -> None:
-        """Run something in the background, until `close`."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def lane(self, subject: str, *, ordered: bool = True) -> Lane:
-        """The lane of a subject."""
-        if self._closed is not None:
-            raise self._closed
-        root = subject.partition(".")[0]
-        lane = self._lanes.get((root, ordered))
-        if lane is None:
-            lane = Lane(self, root, self._learn, ordered=ordered)
-            self._lanes[root, ordered] = lane
-        return lane
-
-    @property
-    def held_bytes(self) -> int:
-        """Memory of everything that is waiting or under way."""
-        return sum(lane.held_bytes for lane in self._lanes.values())
-
-    def gather(self, entries: list[Entry], group: "asyncio.Future[list[Ack]]") -> None:
-        """Resolve `group` from its entries, which now go one by one."""
-
-        async def each() -> None:
-            outcomes = await asyncio.gather(
-                *(entry.future for entry in entries), return_exceptions=True
-            )
-            if group.done():
-                return
-            acks = [outcome for outcome in outcomes if isinstance(outcome, Ack)]
-            if len(acks) == len(entries):
-                group.set_result(acks)
-            else:
-                group.set_exception(next(each for each in outcomes if not isinstance(each, Ack)))
-
-        self.spawn(each())
-
-    def reconnected(self) -> None:
-        """The connection is back."""
-        for lane in self._lanes.values():
-            lane.reconnected()
-
-    def close(self, why: str) -> None:
-        """End every publish that is not acknowledged yet."""
-        self._closed = NotAcknowledged(why)
-        for lane in self._lanes.values():
-            lane.close(self._closed)
-        for task in self._tasks:
-            task.cancel()
