@@ -18,11 +18,13 @@ from pydantic import SecretStr
 from interlock.broker import (
     BrokerError,
     BrokerNotReadyError,
+    authorization,
     find_server,
     free_port,
     is_free,
     jetstream,
 )
+from interlock.endpoint import SYSTEM_USER
 from interlock.process import became_ready, log_path, signal_group, spawn
 from interlock.settings import ConnectionSettings
 from interlock.state import Credentials, ensure_credentials, make_private_folder, write_private
@@ -385,7 +387,11 @@ class LocalCluster:
     def settings(self) -> ConnectionSettings:
         """How to connect to it."""
         return ConnectionSettings(
-            nats_url=self.url, nats_user=self.user, nats_password=SecretStr(self.password)
+            nats_url=self.url,
+            nats_user=self.user,
+            nats_password=SecretStr(self.password),
+            nats_system_user=SYSTEM_USER,
+            nats_system_password=SecretStr(self.password),
         )
 
     @property
@@ -434,7 +440,7 @@ class LocalCluster:
             "max_pending": 256 * 1024 * 1024,
             "write_deadline": "10s",
             "jetstream": jetstream(server.store_path, sync_always=self._sync_always),
-            "authorization": {"user": self._known.user, "password": self._known.password},
+            **authorization(self._known),
         }
         if self.size > 1:
             others = [index for index in range(self.size) if index != number]
