@@ -301,7 +301,6 @@ class Consumption:
         """
         info = await self._bus.api(f"CONSUMER.INFO.{self._stream}.{self._consumer}", timeout_s=2)
         held = {each.seq for each in self._in_hand.everything() if not each.settled}
-        held -= {each.seq for each in self._left_over.parked}
         owed = int(info.get("num_ack_pending", 0)) - len(held)
         floor = int(info["delivered"]["stream_seq"])
         keys: set[object] | None = set()
@@ -311,7 +310,7 @@ class Consumption:
         self._resumptions += 1
         if owed > 0:
             self._start(self._stop_expecting(self._resumptions))
-        self._go(self._left_over.expect(owed, floor, keys))
+        self._go(self._left_over.expect(owed, floor, keys, held))
         self._make_room()
 
     async def _keys_between(self, after: int, last: int, held: set[int]) -> set[object] | None:

@@ -13,12 +13,13 @@ __all__ = ["LeftOver"]
 
 
 class LeftOver(Generic[T]):
-    """Holds back what must not overtake what is still to come again."""
+    """Holds back the keys of what is still to come again, until all of it has come."""
 
     def __init__(self) -> None:
         self._floor = 0
         self._owed = 0
         self._keys: Collection[object] | None = None
+        self._held: Collection[int] = ()
         self._parked: list[T] = []
         self.unknown = False
         """How much is left over has to be asked first: hold back everything."""
@@ -28,39 +29,42 @@ class LeftOver(Generic[T]):
         """Deliveries that are still to come again."""
         return self._owed
 
-    @property
-    def parked(self) -> list[T]:
-        """What is held back."""
-        return self._parked
+    def expect(
+        self,
+        owed: int,
+        floor: int,
+        keys: Collection[object] | None,
+        held: Collection[int] = (),
+    ) -> list[T]:
+        """`owed` messages up to `floor` in the stream come again, of some of `keys` (None: any).
 
-    def expect(self, owed: int, floor: int, keys: Collection[object] | None) -> list[T]:
-        """`owed` messages up to `floor` in the stream come again, of one of `keys` (None: any).
-
-        Returns what was held back and may go.
+        `held`: numbers of those that are in hand, which do not come again. Returns what was held
+        back and may go, in stream order.
         """
         self.unknown = False
-        self._owed, self._floor, self._keys = max(0, owed), floor, keys
+        self._owed, self._floor, self._keys, self._held = max(0, owed), floor, keys, held
         parked, self._parked = self._parked, []
-        return [item for each in parked for item in self.arrived(each)]
+        went = [item for each in parked for item in self.arrived(each)]
+        return sorted(went, key=lambda item: item.seq)
 
     def arrived(self, item: T) -> list[T]:
-        """A message arrived. Returns what may go now, itself or more; nothing: it is held back."""
-        if self.unknown:
+        """A message arrived. Returns what may go now, in stream order; nothing: it is held back."""
+        if not self._owed and not self.unknown:
+            return [item]
+        if self.unknown or self._keys is None or item.key in self._keys:
             self._parked.append(item)
-            return []
-        if not self._owed:
-            return [item]
-        if item.seq > self._floor:
-            if self._keys is None or item.key in self._keys:
-                self._parked.append(item)
-                return []
-            return [item]
-        self._owed -= 1
-        return [item] if self._owed else [item, *self.give_up()]
+            went = []
+        else:
+            went = [item]
+        if not self.unknown and item.seq <= self._floor and item.seq not in self._held:
+            self._owed -= 1
+            if not self._owed:
+                went += self.give_up()
+        return went
 
     def give_up(self) -> list[T]:
-        """Expect no more. Returns what was held back."""
+        """Expect no more. Returns what was held back, in stream order."""
         self.unknown = False
         self._owed = 0
         parked, self._parked = self._parked, []
-        return parked
+        return sorted(parked, key=lambda item: item.seq)
