@@ -122,6 +122,7 @@ class Consumption:
         )
         self._left_over: LeftOver[Delivery] = LeftOver()
         self._resumptions = 0
+        self._most_pending = self._most
         self._waiting: dict[Delivery, asyncio.TimerHandle] = {}
         self._idle: list[asyncio.Future[None]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -303,6 +304,7 @@ class Consumption:
         held = {each.seq for each in self._in_hand.everything() if not each.settled}
         owed = int(info.get("num_ack_pending", 0)) - len(held)
         floor = int(info["delivered"]["stream_seq"])
+        self._most_pending = max(self._most, int(info["config"].get("max_ack_pending", 0)))
         keys: set[object] | None = set()
         if owed > 0:
             log.info("waiting for what was under way", consumer=self._consumer, count=owed)
@@ -334,15 +336,19 @@ class Consumption:
 
     async def _stop_expecting(self, resumption: int) -> None:
         """By then the broker has delivered again what nobody holds; where it has not, go on."""
-        await asyncio.sleep(self._ack_wait_s + 1.0)
+        await asyncio.sleep(self._ack_wait_s + 2.0)
         if self._resumptions == resumption and self._pull.current:
             self._go(self._left_over.give_up())
             self._make_room()
 
     def _make_room(self) -> None:
-        """What is held back must not take the places of what it waits for."""
+        """What is held back must not take the places of what it waits for.
+
+        The broker gives out nothing new beyond its own limit, and what comes again even then.
+        """
         if self._gate is None or self._gate.state == "closed":
-            self._pull.places = self._most + self._left_over.owed
+            owed = self._left_over.owed
+            self._pull.places = self._most_pending + owed if owed else self._most
         self._pull.poke()
 
     def _go(self, deliveries: Iterable[Delivery]) -> None:
