@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import signal
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -366,3 +367,22 @@ async def test_a_consumer_of_a_service_that_is_gone_ends_the_service(bus: Bus) -
     async with asyncio.timeout(30):
         with pytest.raises(InterlockError, match="interlock setup"):
             await work
+
+
+async def test_a_handler_that_blocks_past_its_lease_is_not_run_again_here(
+    bus: Bus, fleet: Fleet
+) -> None:
+    for number in range(3):
+        await fleet.publish(TrainingCompleted(config="c", model=str(number)))
+    runs: Counter[str] = Counter()
+
+    async def handle(received: interlock.Received[TrainingCompleted]) -> None:
+        runs[received.event.model or ""] += 1
+        time.sleep(2.5)  # noqa: ASYNC251  # the loop is to stand still, and renew no lease
+
+    async with running(
+        fleet.consume("blocked", handle, TrainingCompleted, concurrency=3, ack_wait_s=1)
+    ):
+        await eventually(lambda: as_true(len(runs) == 3))
+        await eventually(lambda: is_settled(bus, "blocked"))
+    assert runs == {"0": 1, "1": 1, "2": 1}

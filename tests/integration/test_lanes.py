@@ -13,8 +13,9 @@ from pydantic import SecretStr
 
 from interlock.acks import Ack
 from interlock.broker import EmbeddedBroker
-from interlock.bus import Bus, Outgoing, connect
+from interlock.bus import Bus, Outgoing, connect, connected
 from interlock.errors import (
+    BusUnavailable,
     MessageTooLarge,
     NotAcknowledged,
     PublishRefused,
@@ -278,8 +279,8 @@ async def test_many_are_stored_all_or_not_at_all(bus: Bus) -> None:
     messages = [Outgoing("t.many", b"%d" % number) for number in range(1_000)]
     acks = await bus.publish_many(messages)
     assert [ack.seq for ack in acks] == list(range(1, 1_001))
-    messages[500] = Outgoing("t.many", b"x" * 200_000)
-    with pytest.raises((MessageTooLarge, PublishRefused)):
+    messages[500] = Outgoing("t.large", b"x" * 200_000)
+    with pytest.raises(MessageTooLarge, match=r"t\.large: the message has 200,"):
         await bus.publish_many(messages)
     assert len(await stored(bus)) == 1_000
     with pytest.raises(ValueError, match="1,000"):
@@ -287,6 +288,39 @@ async def test_many_are_stored_all_or_not_at_all(bus: Bus) -> None:
     with pytest.raises(ValueError, match="different streams"):
         await bus.publish_many([Outgoing("t.many", b"x"), Outgoing("u.many", b"x")])
     assert await bus.publish_many([]) == []
+
+
+async def test_many_hold_back_before_they_are_encoded(broker: EmbeddedBroker, bus: Bus) -> None:
+    await flood(bus, 10)
+    await broker.kill()
+    messages = [Outgoing("t.many", b"x" * 15_000)] * 1_000
+    outcomes = asyncio.gather(
+        *(bus.publish_many(messages, timeout_s=1) for _ in range(10)), return_exceptions=True
+    )
+    most = 0
+    while not outcomes.done():
+        most = max(most, bus.held_bytes)
+        await asyncio.sleep(0.02)
+    assert all(isinstance(each, NotAcknowledged) for each in await outcomes)
+    assert most < HELD_BYTES + 2 * 15_600_000
+    await broker.start()
+    assert len(await stored(bus)) == 10
+
+
+async def test_leaving_when_the_broker_is_gone_lets_the_own_error_out(
+    broker: EmbeddedBroker,
+) -> None:
+    settings = ConnectionSettings(
+        nats_url=broker.url, nats_user=broker.user, nats_password=SecretStr(broker.password)
+    )
+
+    async def ask() -> None:
+        async with connected(settings) as other:
+            await broker.kill()
+            await other.request("nobody", b"", timeout_s=0.5)
+
+    with pytest.raises(BusUnavailable):
+        await ask()
 
 
 async def test_many_under_ids_of_which_some_are_stored_are_each_stored_once(bus: Bus) -> None:

@@ -630,3 +630,21 @@ async def test_the_example_in_the_documents_runs(broker: Broker, tmp_path: Path)
     out, _ = await done.communicate()
     assert done.returncode == 0
     assert b"is on this disk, 1 wait" in out
+
+
+async def test_what_no_stream_takes_is_set_aside_and_blocks_nobody(
+    broker: Broker, path: Path
+) -> None:
+    await broker.start()
+    async with interlock.connect(broker.settings, outbox=path) as fleet:
+        await fleet.publish_raw("nosuch.x", b"{}")
+        for number in range(5):
+            await fleet.publish(TrainingCompleted(config="c", model=str(number)))
+
+        async def settled() -> bool:
+            told = await fleet.outbox.status()
+            return (told.waiting, told.refused) == (0, 1)
+
+        await eventually(settled)
+        (refused,) = await fleet.outbox.refused()
+        assert "no stream takes nosuch.x" in refused.reason

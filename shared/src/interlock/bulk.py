@@ -175,6 +175,8 @@ class BulkLane:
 
     async def __aenter__(self) -> "BulkLane":
         """Begin."""
+        if self._client.is_closed:
+            raise NotAcknowledged("the connection is closed")
         self._subscription = await self._client.listen(self._inbox.decode() + ">", self._on_answer)
         self._keeper = self._loop.create_task(self._keep())
         return self
@@ -235,9 +237,10 @@ class BulkLane:
             self._changed.clear()
             left = self._moved_at + self._timeout_s - self._loop.time()
             if left <= 0:
+                why = self._why if self._client.is_connected else "the broker is away"
                 raise NotAcknowledged(
                     f"{self._acknowledged:,} messages are stored, and for {self._timeout_s:g} s "
-                    f"no more were acknowledged ({self._why}). Publishing the rest again under "
+                    f"no more were acknowledged ({why}). Publishing the rest again under "
                     "the same ids is safe."
                 )
             with contextlib.suppress(TimeoutError):

@@ -32,6 +32,7 @@ from interlock.errors import (
     ContractBroken,
     InterlockError,
     MessageTooLarge,
+    NotAcknowledged,
 )
 from interlock.frames import head_of, subject_bytes
 from interlock.lanes import Entry
@@ -209,8 +210,8 @@ class Bus:
         are stored already, the broker refuses the whole; each is then published by itself under
         its id, so that at the end each is stored once.
 
-        Raises NotAcknowledged at the deadline (all of it is stored, or nothing), MessageTooLarge
-        and PublishRefused when nothing was stored.
+        Raises NotAcknowledged at the deadline: all of it is stored, or nothing, but for the case
+        above; MessageTooLarge and PublishRefused when nothing was stored.
         """
         if not messages:
             return []
@@ -219,18 +220,29 @@ class Bus:
                 f"{len(messages):,} messages: the broker stores at most {BATCH_MESSAGES:,} as one"
             )
         loop = asyncio.get_running_loop()
-        entries = [
-            self._entry(each.subject, each.body, each.headers, timeout_s) for each in messages
-        ]
-        size = sum(entry.size for entry in entries)
-        if size > _GROUP_BYTES:
-            raise ValueError(f"{size:,} bytes: at most {_GROUP_BYTES:,} are stored as one")
         lane = self._publisher.lane(messages[0].subject)
         if any(self._publisher.lane(each.subject) is not lane for each in messages):
             raise ValueError("messages of different streams cannot be stored as one")
+        deadline = loop.time() + timeout_s
+        try:
+            async with asyncio.timeout_at(deadline):
+                await lane.room(loop.create_future())
+        except TimeoutError as error:
+            raise NotAcknowledged(
+                f"{len(messages):,} messages were not sent: for {timeout_s:g} s there was no room "
+                "among what waits for the broker. Nothing of them is stored."
+            ) from error
+        timeout_s = max(0.0, deadline - loop.time())
+        entries = [
+            self._entry(each.subject, each.body, each.headers, timeout_s) for each in messages
+        ]
+        for entry in entries:
+            lane.check_size(entry)
+        size = sum(entry.size for entry in entries)
+        if size > _GROUP_BYTES:
+            raise ValueError(f"{size:,} bytes: at most {_GROUP_BYTES:,} are stored as one")
         group: asyncio.Future[list[Ack]] = loop.create_future()
         lane.add_group(entries, group)
-        await lane.room(group)
         return await group
 
     def bulk(self, *, timeout_s: float = 60.0) -> BulkLane:
@@ -283,6 +295,7 @@ class Bus:
         return Facts(
             atomic=bool(config.get("allow_atomic", False)),
             replicas=int(config.get("num_replicas", 1)),
+            largest_bytes=int(config.get("max_msg_size", -1)),
         )
 
     @property
@@ -408,7 +421,7 @@ class Bus:
             if self._nc.is_connected:
                 self._nc.send_posted()
                 await self.flush()
-            await self._nc.close()
+            await self._nc.leave()
 
 
 def _producer(subject: str, headers: Mapping[str, str] | None) -> tuple[dict[str, str], Span]:
@@ -511,7 +524,7 @@ async def _close(client: Client) -> None:
     """Close a client that did not come to connect: it may be stuck in the attempt."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(3):
-            await client.close()
+            await client.leave()
 
 
 @contextlib.asynccontextmanager

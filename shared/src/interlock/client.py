@@ -222,6 +222,14 @@ class Client(NatsClient):
             transport.close()
         await super()._connect_to_server(s)
 
+    async def leave(self) -> None:
+        """Close, also when the connection is lost and something still waits to be sent on it."""
+        if not self.is_connected:
+            self._pending = []
+            self._pending_data_size = 0
+        with contextlib.suppress(OSError):
+            await self.close()
+
     async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
         return parse_headers(bytes(headers)) if headers else None
 

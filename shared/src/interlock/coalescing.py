@@ -65,6 +65,8 @@ class Facts(msgspec.Struct, frozen=True):
     replicas: int = 1
     batch_messages: int = BATCH_MESSAGES
     """The longest batch that it took so far, or the broker's default."""
+    largest_bytes: int = -1
+    """The largest message that it takes, headers included; below 1: no limit of its own."""
 
 
 class Wait(msgspec.Struct, frozen=True):

@@ -68,6 +68,7 @@ class Delivery:
         "attempt",
         "block",
         "body",
+        "handled",
         "key",
         "replay",
         "seen_at",
@@ -119,6 +120,8 @@ class Delivery:
         """What its order is kept by, where order is kept."""
         self.seen_at = 0
         """The round of lease renewals in which it came."""
+        self.handled = False
+        """It has been seen through, and is not to be begun again."""
         self.settled = False
         """It has been answered, or may not be: its consumer was made anew."""
         self.replay: letters.Replay | None = None
@@ -193,7 +196,7 @@ class Delivery:
         """Settle it as handled, and leave it to the caller to send what tells the broker so."""
         if self.settled:
             return b""
-        self.settled = True
+        self.settled = self.handled = True
         return b"PUB " + self._reply + _ACK
 
     def retry(self, delay_s: float) -> None:
@@ -213,7 +216,7 @@ class Delivery:
     def terminate(self, reason: str) -> None:
         """Never again; the reason travels in the broker's advisory."""
         if not self.settled:
-            self.settled = True
+            self.settled = self.handled = True
             line = " ".join(reason.split())[:200]
             self._post(b"+TERM " + line.encode(errors="replace"))
 

@@ -14,6 +14,9 @@ from interlock.errors import BusUnavailable
 
 __all__ = ["InHand"]
 
+#: Messages that were seen through, so many of the last: they are not begun again.
+_REMEMBERED = 8_192
+
 #: So long is waited for the broker to note what we hold, before it is asked for more.
 _CONFIRM_S = 1.0
 
@@ -25,6 +28,7 @@ class InHand:
         self._held: dict[bytes, Delivery] = {}
         self.old: list[Delivery] = []
         """Came with an old time of storing, and not reported since; see `report_old`."""
+        self._handled: dict[bytes, None] = {}
         self._doubtful_ns = int(ack_wait_s * 1e9 / 2)
         self._round = 0
         self.bytes = 0
@@ -37,6 +41,10 @@ class InHand:
     def add(self, delivery: Delivery) -> bool:
         """Take a message in hand. False where it is in hand already: it is not to be begun."""
         token = delivery.token
+        if token in self._handled:
+            # It was on its way while a handler kept us from renewing its lease.
+            delivery.ack()
+            return False
         mine = self._held.get(token)
         if mine is not None:
             mine.delivered_again(delivery)
@@ -50,8 +58,13 @@ class InHand:
 
     def drop(self, delivery: Delivery) -> None:
         """It has been answered."""
-        if self._held.pop(delivery.token, None) is not None:
+        token = delivery.token
+        if self._held.pop(token, None) is not None:
             self.bytes -= len(delivery.body)
+            if delivery.handled:
+                self._handled[token] = None
+                if len(self._handled) > _REMEMBERED:
+                    del self._handled[next(iter(self._handled))]
 
     def report_old(self) -> None:
         """Report progress of what came with an old time of storing and is still in hand.

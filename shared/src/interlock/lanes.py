@@ -30,7 +30,7 @@ from interlock.acks import (
 from interlock.backoff import delay_s
 from interlock.client import Client
 from interlock.coalescing import WINDOW, Facts, Wait, decide
-from interlock.errors import InterlockError, NotAcknowledged
+from interlock.errors import InterlockError, MessageTooLarge, NotAcknowledged
 from interlock.frames import hpub
 from interlock.headers import parse as parse_headers
 
@@ -59,6 +59,8 @@ _BATCH_TRIES: Final = 3
 
 #: While the connection has not taken so much from us, nothing is sent twice.
 _CLOGGED_BYTES: Final = 64 * 1024
+
+_SILENT: Final = "the broker did not answer"
 
 log = logs.get_logger("interlock.publish")
 
@@ -179,7 +181,7 @@ class Lane:
         self._not_before = 0.0
         self._pump_due = False
         self._alarm: asyncio.TimerHandle | None = None
-        self._why = "the broker did not answer"
+        self._why = _SILENT
 
     # -- taking in ---------------------------------------------------------------------------
 
@@ -214,6 +216,15 @@ class Lane:
                 waiter = self._room.popleft()
                 if not waiter.done():
                     waiter.set_result(None)
+
+    def check_size(self, entry: Entry) -> None:
+        """Raise MessageTooLarge for what the stream is known not to take."""
+        size = len(entry.head) + 2 + len(entry.body)
+        if 0 < self.facts.largest_bytes < size:
+            raise MessageTooLarge(
+                f"{entry.subject.decode()}: the message has {size:,} bytes and stream "
+                f"{self._stream} takes {self.facts.largest_bytes:,}"
+            )
 
     @property
     def due(self) -> bool:
@@ -447,6 +458,7 @@ class Lane:
         self._release(unit)
         self._careful = False
         self._failures = 0
+        self._why = _SILENT
         if self._ordered and (
             answer.stream != self._stream or self._learned_in != self._client.epoch
         ):
@@ -521,7 +533,16 @@ class Lane:
             self._again([unit])
             self._pause()
         else:
-            self._fail(unit, error)
+            self._fail(unit, self._too_large(unit) or error)
+
+    def _too_large(self, unit: Unit) -> MessageTooLarge | None:
+        """Which message was too much: of a batch, the broker does not say."""
+        for entry in unit.entries:
+            try:
+                self.check_size(entry)
+            except MessageTooLarge as error:
+                return error
+        return None
 
     def _one_by_one(self, unit: Unit, refusal: Refusal) -> None:
         """See to each publish of a refused batch by itself, under its own id."""
@@ -582,7 +603,7 @@ class Lane:
             for unit in overdue:
                 unit.due = now + _TRY_S
             return
-        self._why = "the broker did not answer"
+        self._why = _SILENT
         # With everything behind it, so that the order holds.
         self._take_back()
 

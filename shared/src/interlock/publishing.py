@@ -45,8 +45,10 @@ def encode_event(
 ) -> tuple[str, bytes, dict[str, str]]:
     """Subject, body and headers of an event.
 
-    Raises ValueError for an open event whose type is not in the catalogue.
+    Raises ValueError for an open event whose type is not in the catalogue, and for an empty id.
     """
+    if id == "":
+        raise ValueError("an id is not empty: leave it out, and one is made")
     if isinstance(event, OpenEvent):
         entry = catalogue.find(event.type)
         if entry is None:
@@ -57,7 +59,10 @@ def encode_event(
         payload = event
     sent = dict(headers or {})
     sent |= event_headers(
-        event.type_name, id=id or uuid.uuid4().hex, source=source, time=rfc3339(now())
+        event.type_name,
+        id=id if id is not None else uuid.uuid4().hex,
+        source=source,
+        time=rfc3339(now()),
     )
     subject = subjects.event(event.type_name, key or key_of(payload))
     return subject, _encoder.encode(payload), sent

@@ -112,6 +112,7 @@ class ServiceSettings(ConnectionSettings):
         description="When the broker is known to keep less than is declared. enforce: do not "
         "start. degrade: say so and go on. strict: do not start either when it cannot be told.",
     )
+
     @property
     def flood(self) -> FloodPolicy | None:
         """When a consumer is paused; None: never."""

@@ -25,7 +25,7 @@ from interlock.errors import (
 from interlock.link import Link
 from interlock.outbox.disk import Disk
 from interlock.outbox.lock import ForwarderLock, holder
-from interlock.outbox.lookup import duplicate_window, stored
+from interlock.outbox.lookup import NoStream, duplicate_window, stored
 from interlock.outbox.rules import SENDING_S, Row, lane
 from interlock_schemas import envelope
 
@@ -42,6 +42,9 @@ _POLL_S = 0.2
 
 #: After so long without a connection, that is the last error, seconds.
 _PATIENCE_S = 5.0
+
+#: After so long without an acknowledgement, it is asked whether a stream takes it at all, seconds.
+_ASK_AFTER_S = 3.0
 
 _RETRY_BASE_S = 0.2
 _RETRY_CAP_S = 5.0
@@ -167,7 +170,11 @@ class Forwarder:
                 else:
                     sent.append((row, headers, future))
             if sent:
-                _, late = await asyncio.wait([each for _, _, each in sent], timeout=SENDING_S)
+                futures = [each for _, _, each in sent]
+                _, late = await asyncio.wait(futures, timeout=_ASK_AFTER_S)
+                if late:
+                    await self._set_aside(bus, sent)
+                    _, late = await asyncio.wait(futures, timeout=SENDING_S - _ASK_AFTER_S)
                 given_up = bool(late)
         finally:
             failure = self._outcomes(sent)
@@ -175,6 +182,22 @@ class Forwarder:
             raise failure
         if given_up:
             raise await self._silence(bus, rows[0].subject)
+
+    async def _set_aside(
+        self, bus: Bus, sent: Sequence[tuple[Row, dict[str, str], "asyncio.Future[Ack]"]]
+    ) -> None:
+        """Refuse what no stream takes, so that it does not keep back what others do take."""
+        waiting = [(row, future) for row, _, future in sent if not future.done()]
+        for subject in {row.subject for row, _ in waiting}:
+            try:
+                async with asyncio.timeout(_PATIENCE_S):
+                    await duplicate_window(bus, subject)
+            except NoStream as error:
+                for row, future in waiting:
+                    if row.subject == subject and future.cancel():
+                        self._refuse(row, error)
+            except (BusUnavailable, ContractBroken, TimeoutError):
+                return
 
     def _outcomes(
         self, sent: Sequence[tuple[Row, dict[str, str], "asyncio.Future[Ack]"]]
@@ -243,10 +266,18 @@ class Forwarder:
     async def _look_up(self, bus: Bus) -> None:
         """Ask which of the doubtful rows have arrived, and take those out."""
         streams: dict[str, str] = {}
+        gone: set[str] = set()
         for subject in await self._disk.do(self._store.suspects):
-            streams[lane(subject)], window_s = await duplicate_window(bus, subject)
+            try:
+                streams[lane(subject)], window_s = await duplicate_window(bus, subject)
+            except NoStream:
+                # Nothing of it can have arrived; sending it will set it aside.
+                gone.add(lane(subject))
+                window_s = 0.0
             self._windows_s[lane(subject)] = window_s
         doubts = await self._disk.do(self._store.doubts, self._windows_s)
+        if never := [each.row.seq for each in doubts if lane(each.row.subject) in gone]:
+            await self._disk.do(self._store.resolve, [], never)
         for name, stream in streams.items():
             asked = [each for each in doubts if lane(each.row.subject) == name]
             if not asked:

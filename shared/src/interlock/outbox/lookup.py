@@ -11,20 +11,28 @@ from interlock.outbox.rules import subject_filters
 from interlock.reader import Reader
 from interlock_schemas import envelope
 
-__all__ = ["duplicate_window", "stored"]
+__all__ = ["NoStream", "duplicate_window", "stored"]
 
 #: A look-up that hears nothing for so long is given up, and made again later.
 _SILENT_S = 20.0
 
 
+class NoStream(ContractBroken):
+    """The broker has streams, and none of them takes the subject."""
+
+
 async def duplicate_window(bus: Bus, subject: str) -> tuple[str, float]:
     """The stream that takes a subject, and for how many seconds it remembers ids.
 
-    Raises ContractBroken where no stream takes it, BusUnavailable and ApiError.
+    Raises ContractBroken where no stream takes it, `NoStream` where others stand, and
+    BusUnavailable.
     """
     try:
         names = (await bus.api("STREAM.NAMES", {"subject": subject})).get("streams") or []
         if not names:
+            # A broker without any stream has not been set up yet, and will be.
+            if (await bus.api("STREAM.NAMES")).get("streams"):
+                raise NoStream(f"no stream takes {subject}")
             raise ContractBroken(f"no stream takes {subject}: run `interlock setup`")
         info = await bus.api(f"STREAM.INFO.{names[0]}")
     except ApiError as error:
