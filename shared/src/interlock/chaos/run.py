@@ -23,6 +23,7 @@ from interlock.bus import ApiError, Bus, connect
 from interlock.chaos.checker import Found, Stored, Verdict, check
 from interlock.chaos.consumer import EFFECTS, ORDERED, SHARED
 from interlock.chaos.faults import Breaker
+from interlock.chaos.lines import Outcome
 from interlock.chaos.network import Network
 from interlock.chaos.schedule import draw
 from interlock.chaos.workers import Worker
@@ -227,13 +228,15 @@ async def _run(
             read_s = _READ_S + seconds / 20
             left_s = deadline - time.monotonic() - _STOP_S - _READ_S
             tell("consumers drain")
+            last = _last_acknowledged(publishers)
             async with _bus(cluster) as bus:
-                drained = await _drain(bus, max(_LEAST_DRAIN_S, min(_DRAIN_S, left_s)), tell)
+                drain_s = max(_LEAST_DRAIN_S, min(_DRAIN_S, left_s))
+                drained = await _drain(bus, last, drain_s, tell)
                 await _finish([*consumers, ordered], tasks, _STOP_S, tell)
                 tell("comparing the ledgers" if drained else "not drained in time; comparing")
                 try:
                     async with asyncio.timeout(read_s):
-                        stored, effects = await _stored(bus), await _effects(bus)
+                        stored, effects = await _stored(bus, last), await _effects(bus)
                 except TimeoutError as error:
                     raise InterlockError(
                         f"the healed broker could not be read within {read_s:g} s"
@@ -316,8 +319,25 @@ async def _finish(
     await asyncio.wait(tasks)
 
 
-async def _drain(bus: Bus, limit_s: float, tell: _Progress) -> bool:
-    """Wait until nothing is pending at either durable; whether it came to that."""
+def _last_acknowledged(publishers: list[Worker]) -> int:
+    """The last number in the stream that a publisher was told."""
+    return max(
+        (
+            line.stream_seq
+            for each in publishers
+            for line in each.lines()
+            if isinstance(line, Outcome) and line.result == "acknowledged"
+        ),
+        default=0,
+    )
+
+
+async def _drain(bus: Bus, last: int, limit_s: float, tell: _Progress) -> bool:
+    """Wait until nothing up to `last` is pending at either durable; whether it came to that.
+
+    A server that has just been cut off and does not know it yet may answer from what it knew then,
+    so nothing pending counts only where everything has been acknowledged too.
+    """
     deadline = time.monotonic() + limit_s
     told_at = time.monotonic()
     quiet = 0
@@ -326,7 +346,8 @@ async def _drain(bus: Bus, limit_s: float, tell: _Progress) -> bool:
         for durable in (SHARED, ORDERED):
             with contextlib.suppress(ApiError, BusUnavailable):
                 info = await bus.api(f"CONSUMER.INFO.{EVENTS.name}.{durable}", timeout_s=3)
-                left[durable] = (info["num_pending"], info["num_ack_pending"])
+                if info["ack_floor"]["stream_seq"] >= last:
+                    left[durable] = (info["num_pending"], info["num_ack_pending"])
         # Twice, because the server looked at one durable after the other.
         quiet = quiet + 1 if list(left.values()) == [(0, 0), (0, 0)] else 0
         if quiet == 2:
@@ -339,8 +360,19 @@ async def _drain(bus: Bus, limit_s: float, tell: _Progress) -> bool:
     return False
 
 
-async def _stored(bus: Bus) -> list[Stored]:
-    """The whole stream, in order."""
+async def _stored(bus: Bus, last: int) -> list[Stored]:
+    """The whole stream, in order, from a server that knows it up to `last`."""
+    while True:
+        found = await _read(bus)
+        if not last or (found and found[-1].seq >= last):
+            return found
+        if (await bus.api(f"STREAM.INFO.{EVENTS.name}"))["state"]["last_seq"] >= last:
+            # It knows the number, and the message is not there.
+            return found
+        await asyncio.sleep(_LOOK_S)
+
+
+async def _read(bus: Bus) -> list[Stored]:
     reader = Reader(bus, EVENTS.name, (subjects.EVENTS,), {"deliver_policy": "all"})
     found = []
     async with contextlib.aclosing(reader.records(until_end=True)) as records:
