@@ -367,7 +367,7 @@ async def test_many_survive_a_kill_whole(broker: EmbeddedBroker, bus: Bus) -> No
         assert bodies == list(range(300))
 
 
-# -- the bulk lane -------------------------------------------------------------------------------
+# The bulk lane
 
 
 async def test_bulk_is_stored_in_order_and_counted(bus: Bus) -> None:

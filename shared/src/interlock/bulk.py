@@ -281,7 +281,7 @@ class BulkLane:
             self._settle(1)
         self._breaks_here = 0
 
-    # -- sending -----------------------------------------------------------------------------
+    # Sending
 
     def _pump(self) -> None:
         """Begin a batch where none is open, and send what may go."""
@@ -355,7 +355,7 @@ class BulkLane:
         self._flush()
         self._client.write(hpub(self._last, self._reply(self._seq, _PING), _EMPTY_HEAD, b"", b""))
 
-    # -- answers -----------------------------------------------------------------------------
+    # Answers
 
     def _on_answer(self, subject: bytes, _: bytes, headers: bytes, body: bytes) -> None:
         if not self._batch or not subject.startswith(self._batch, len(self._inbox)):

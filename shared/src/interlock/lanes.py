@@ -183,7 +183,7 @@ class Lane:
         self._alarm: asyncio.TimerHandle | None = None
         self._why = _SILENT
 
-    # -- taking in ---------------------------------------------------------------------------
+    # Taking in
 
     def add(self, entry: Entry) -> None:
         """Take a publish in; it goes out in the order of the calls."""
@@ -251,7 +251,7 @@ class Lane:
             finally:
                 waiter.cancel()
 
-    # -- sending -----------------------------------------------------------------------------
+    # Sending
 
     def _soon(self, deadline: float) -> None:
         self._wake_at(deadline)
@@ -439,7 +439,7 @@ class Lane:
         # A connection that breaks now loses it; its end of life brings everything back.
         self._client.write(data)
 
-    # -- answers -----------------------------------------------------------------------------
+    # Answers
 
     def answered(self, unit: Unit, token: int, headers: bytes, body: bytes) -> None:
         """The broker's answer to a unit."""
@@ -567,7 +567,7 @@ class Lane:
             unit.group.set_exception(error)
         self._let_go(unit.entries)
 
-    # -- when things break -------------------------------------------------------------------
+    # When things break
 
     def _again(self, units: Iterable[Unit]) -> None:
         """Put units back to the head of the line, in their order."""
@@ -658,7 +658,7 @@ class Lane:
             self._alarm.cancel()
             self._alarm = None
 
-    # -- what stream it is -------------------------------------------------------------------
+    # What stream it is
 
     def _learn_soon(self, stream: str) -> None:
         if stream != self._stream and self._stream and self._learned_in == self._client.epoch:
