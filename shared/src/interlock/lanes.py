@@ -255,6 +255,9 @@ class Lane:
 
     def _soon(self, deadline: float) -> None:
         self._wake_at(deadline)
+        self._pump_soon()
+
+    def _pump_soon(self) -> None:
         if not self._pump_due:
             self._pump_due = True
             self._loop.call_soon(self.pump)
@@ -490,10 +493,9 @@ class Lane:
 
     def _next(self) -> None:
         """Go on once a unit has been settled."""
-        if self._waiting and not self._pump_due:
+        if self._waiting:
             # After this turn of the loop: those who were just answered may publish again.
-            self._pump_due = True
-            self._loop.call_soon(self.pump)
+            self._pump_soon()
 
     def _refused(self, unit: Unit, refusal: Refusal) -> None:
         error = error_of(unit.entries[0].subject.decode(), refusal)
