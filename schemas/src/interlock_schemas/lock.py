@@ -7,7 +7,15 @@ from typing import ClassVar
 
 from interlock_schemas.event import Event, open_type, typed
 
-__all__ = ["TYPES", "LockAcquired", "LockReleased", "LockWaitTimedOut"]
+__all__ = [
+    "TYPES",
+    "LockAcquired",
+    "LockExpired",
+    "LockLost",
+    "LockRefused",
+    "LockReleased",
+    "LockWaitTimedOut",
+]
 
 
 class LockAcquired(Event, frozen=True, kw_only=True):
@@ -19,11 +27,14 @@ class LockAcquired(Event, frozen=True, kw_only=True):
     """Name of the lock, for example ``export:hex8_2p``."""
     holder: str | None = None
     node: str | None = None
+    token: int | None = None
+    """The fencing token: it rises with each grant of this lock, for ever."""
+    waited_s: float | None = None
+    """Time between the first request and the grant."""
 
 
 class LockReleased(Event, frozen=True, kw_only=True):
-    """A lock was given back, or taken back at the end of its lease; emitted by the lock
-    service."""
+    """A lock was given back by its holder; emitted by the lock service."""
 
     event_type: ClassVar[str] = "lock.released"
 
@@ -32,10 +43,56 @@ class LockReleased(Event, frozen=True, kw_only=True):
     holder: str | None = None
     node: str | None = None
     reason: str | None = None
+    token: int | None = None
+    held_s: float | None = None
+    """Time between the grant and the release."""
+
+
+class LockExpired(Event, frozen=True, kw_only=True):
+    """A lease ran out because nobody renewed it; emitted by the lock service."""
+
+    event_type: ClassVar[str] = "lock.expired"
+
+    lock: str | None = None
+    holder: str | None = None
+    node: str | None = None
+    token: int | None = None
+    held_s: float | None = None
+
+
+class LockLost(Event, frozen=True, kw_only=True):
+    """A lock was taken from its holder: by an operator, because the node was lost, or because it
+    was held longer than allowed; emitted by the lock service."""
+
+    event_type: ClassVar[str] = "lock.lost"
+
+    lock: str | None = None
+    holder: str | None = None
+    node: str | None = None
+    token: int | None = None
+    held_s: float | None = None
+    reason: str | None = None
+    """``ended``, ``node_lost``, ``max_age`` or ``not_taken_up``."""
+    by: str | None = None
+    """Who ended it, and why, in their words."""
+
+
+class LockRefused(Event, frozen=True, kw_only=True):
+    """A request for a lock was refused for good, for example because the wait would have been a
+    deadlock; emitted by the lock service."""
+
+    event_type: ClassVar[str] = "lock.refused"
+
+    lock: str | None = None
+    holder: str | None = None
+    """Who asked."""
+    node: str | None = None
+    reason: str | None = None
 
 
 class LockWaitTimedOut(Event, frozen=True, kw_only=True):
-    """A caller gave up waiting for a lock that somebody else held; emitted by that caller."""
+    """A caller gave up waiting for a lock that somebody else held; emitted by the lock service
+    when that caller says so."""
 
     event_type: ClassVar[str] = "lock.wait_timed_out"
 
@@ -54,6 +111,9 @@ class LockWaitTimedOut(Event, frozen=True, kw_only=True):
 TYPES = (
     typed(LockAcquired),
     typed(LockReleased),
+    typed(LockExpired),
+    typed(LockLost),
+    typed(LockRefused),
     typed(LockWaitTimedOut),
     open_type(
         "lock.deadlock_detected",

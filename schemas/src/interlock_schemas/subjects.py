@@ -14,6 +14,7 @@ __all__ = [
     "event",
     "event_filter",
     "legacy",
+    "lock_notice",
     "parse_event",
     "token",
 ]
@@ -81,6 +82,11 @@ def legacy(name: str) -> str:
 def command(service: str, verb: str) -> str:
     """The subject of a command: ``cmd.<service>.<verb>``."""
     return f"cmd.{service}.{verb}"
+
+
+def lock_notice(client: str) -> str:
+    """Where a client is told of its locks. Not kept."""
+    return f"notice.locks.{client}"
 
 
 def dead(service: str, code: str) -> str:

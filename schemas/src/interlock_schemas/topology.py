@@ -17,6 +17,7 @@ __all__ = [
     "LEGACY",
     "LEGACY_MAPPINGS",
     "LETTERS",
+    "LOCKS",
     "STREAMS",
     "Bucket",
     "Consumer",
@@ -62,6 +63,10 @@ class Bucket(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int = 1
     """On so many servers, or on more."""
     durability: Durability = "durable"
+    marker_ttl_s: int = 60
+    """How long a deleted or expired key leaves a marker."""
+    rising: bool = False
+    """Whether its revisions go on rising when it is deleted and made anew."""
 
     @property
     def stream(self) -> str:
@@ -129,4 +134,12 @@ LEGACY_MAPPINGS = Bucket(
     name="legacy_mappings", summary="Legacy names that an operator mapped at run time."
 )
 LETTERS = Bucket(name="letters", summary="The state and history of each dead letter.")
-BUCKETS = (LEGACY_MAPPINGS, LETTERS)
+LOCKS = Bucket(
+    name="locks",
+    summary="Who holds and who waits for which lock, and what is written under locks.",
+    # While a marker stands, its key counts as written: a lock is free at once all the same,
+    # because whoever takes it names the marker.
+    marker_ttl_s=1,
+    rising=True,
+)
+BUCKETS = (LEGACY_MAPPINGS, LETTERS, LOCKS)

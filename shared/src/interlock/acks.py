@@ -1,5 +1,6 @@
 """What the broker says of a publish, and which error that is. Pure."""
 
+import re
 from typing import Final
 
 import msgspec
@@ -80,7 +81,12 @@ def parse_ack(body: bytes) -> PubReply:
 def error_of(subject: str, refusal: Refusal) -> InterlockError | None:
     """The error to raise, or None where the same publish may succeed in a moment."""
     if refusal.err_code == _WRONG_LAST_SEQUENCE:
-        return WrongRevision(f"{subject}: {refusal.description}", code=refusal.err_code)
+        last = re.search(r"(\d+)\s*$", refusal.description)
+        return WrongRevision(
+            f"{subject}: {refusal.description}",
+            code=refusal.err_code,
+            last=int(last[1]) if last else None,
+        )
     if refusal.err_code == _TOO_LARGE:
         return MessageTooLarge(f"{subject}: {refusal.description}")
     if refusal.code == 503 or refusal.err_code == _DUPLICATE_IN_FLIGHT:

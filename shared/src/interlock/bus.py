@@ -26,6 +26,7 @@ from interlock.backoff import delay_s
 from interlock.bulk import BulkLane, Outgoing
 from interlock.client import Client, Listener
 from interlock.coalescing import BATCH_MESSAGES, Facts
+from interlock.conditional import Conditional, Write
 from interlock.errors import (
     BusUnavailable,
     ConnectFailed,
@@ -40,7 +41,7 @@ from interlock.publisher import Publisher
 from interlock.settings import ConnectionSettings
 from interlock_schemas import envelope
 
-__all__ = ["Ack", "ApiError", "Bus", "Message", "Outgoing", "connect"]
+__all__ = ["Ack", "ApiError", "Bus", "Message", "Outgoing", "Write", "connect"]
 
 Message = Msg
 T = TypeVar("T")
@@ -84,6 +85,7 @@ class Bus:
         """The broker's address, without credentials."""
         self._reconnects: list[Callable[[], None]] = []
         self._publisher = Publisher(client, self._facts)
+        self._conditional = Conditional(client)
 
     async def start(self) -> None:
         """Make ready to publish, once connected."""
@@ -244,6 +246,15 @@ class Bus:
         group: asyncio.Future[list[Ack]] = loop.create_future()
         lane.add_group(entries, group)
         return await group
+
+    async def commit(self, writes: Sequence[Write], *, timeout_s: float = 10.0) -> Ack:
+        """Store up to a few messages of one stream all or not at all, if what they expect holds.
+
+        For compare-and-set. The acknowledgement of the last one; its sequence is 0 where the broker
+        only says that they are stored already. Raises WrongRevision, PublishRefused, and
+        NotAcknowledged when nothing is known.
+        """
+        return await self._conditional.commit(writes, timeout_s=timeout_s)
 
     def bulk(self, *, timeout_s: float = 60.0) -> BulkLane:
         """A lane for many messages to one stream: ``async with bus.bulk() as lane``.

@@ -7,7 +7,15 @@ __all__ = [
     "CommandFailed",
     "ConnectFailed",
     "ContractBroken",
+    "FenceBusy",
+    "FenceUnusable",
     "InterlockError",
+    "LeaseLost",
+    "LockBusy",
+    "LockDeadlock",
+    "LockError",
+    "LockRefused",
+    "LockTimeout",
     "MessageTooLarge",
     "NotAcknowledged",
     "OutboxFull",
@@ -15,6 +23,7 @@ __all__ = [
     "PublishRefused",
     "Reject",
     "SettingsInvalid",
+    "StaleToken",
     "WrongRevision",
 ]
 
@@ -53,6 +62,56 @@ class PublishRefused(InterlockError):
 
 class WrongRevision(PublishRefused):
     """A compare-and-set lost: somebody else wrote in between."""
+
+    def __init__(self, message: str, *, code: int, last: int | None = None) -> None:
+        super().__init__(message, code=code)
+        self.last = last
+        """The sequence that stands instead, where the broker names it; 0: none."""
+
+
+class LockError(InterlockError):
+    """Base of what can go wrong with a lock."""
+
+
+class LockBusy(LockError):
+    """Somebody else holds it, and we did not want to wait."""
+
+
+class LockTimeout(LockBusy):
+    """It was not granted before the deadline."""
+
+
+class LockDeadlock(LockError):
+    """To wait for it would be to wait for ever: the holders wait for what we hold."""
+
+
+class LockRefused(LockError):
+    """The lock service says no: the request makes no sense, or contradicts what stands."""
+
+
+class LeaseLost(LockError):
+    """The lock is not held any more. What was to be written under it must not be written."""
+
+
+class StaleToken(InterlockError):
+    """A higher fencing token has been seen: whoever shows this one has lost its lease."""
+
+    def __init__(self, message: str, *, resource: str, shown: int, seen: int) -> None:
+        super().__init__(message)
+        self.resource = resource
+        """What was to be written."""
+        self.shown = shown
+        """The token of the refused writer."""
+        self.seen = seen
+        """The highest token that the checker knows."""
+
+
+class FenceBusy(InterlockError):
+    """Another write of the same resource goes on. Nothing was written; try again."""
+
+
+class FenceUnusable(InterlockError):
+    """A fence cannot vouch for its records: damaged, gone, or kept where it must not be."""
 
 
 class MessageTooLarge(InterlockError):

@@ -24,6 +24,9 @@ from interlock.delivery import Delivery
 from interlock.errors import BusUnavailable, CommandFailed, InterlockError, Reject
 from interlock.flood import FloodPolicy
 from interlock.link import Link
+from interlock.locks.lease import Lease, LockContext, OnLost
+from interlock.locks.locker import Locker
+from interlock.locks.many import LocksContext
 from interlock.outbox import Limits, Outbox, Stored
 from interlock.publishing import encode_event
 from interlock.redelivery import RetryPolicy
@@ -32,6 +35,7 @@ from interlock_schemas import catalogue, envelope, subjects
 from interlock_schemas.contracts import Command
 from interlock_schemas.event import Event, OpenEvent, Payload
 from interlock_schemas.letters import Code
+from interlock_schemas.locks import Priority
 from interlock_schemas.topology import EVENTS, Consumer
 
 __all__ = ["Fleet", "Received", "connect", "decode_event"]
@@ -48,6 +52,9 @@ else:
 
 #: When a worker's consumer is paused, unless it says otherwise.
 FLOOD = FloodPolicy()
+
+#: How long a lock waits for the first connection, seconds.
+_CONNECTED_S = 30.0
 
 _TYPE_NAME = envelope.TYPE.encode()
 _TYPE_LINE = b"\r\n" + _TYPE_NAME + b":"
@@ -150,14 +157,26 @@ class Fleet(Generic[ReceiptT]):
     """
 
     @overload
-    def __init__(self: "Fleet[Ack]", bus: Bus, *, source: str) -> None: ...
+    def __init__(self: "Fleet[Ack]", bus: Bus, *, source: str, node: str | None = None) -> None: ...
 
     @overload
-    def __init__(self: "Fleet[Stored]", bus: Link, *, source: str, outbox: Outbox) -> None: ...
+    def __init__(
+        self: "Fleet[Stored]", bus: Link, *, source: str, node: str | None = None, outbox: Outbox
+    ) -> None: ...
 
-    def __init__(self, bus: Bus | Link, *, source: str, outbox: Outbox | None = None) -> None:
+    def __init__(
+        self,
+        bus: Bus | Link,
+        *,
+        source: str,
+        node: str | None = None,
+        outbox: Outbox | None = None,
+    ) -> None:
         self._connection = bus
         self._outbox = outbox
+        self._locker: Locker | None = None
+        self.node = node or socket.gethostname()
+        """The host that we run on, as the fleet knows it."""
         self.source = source
         """Who publishes: ``ce-source`` of every event."""
 
@@ -459,8 +478,124 @@ class Fleet(Generic[ReceiptT]):
             raise CommandFailed(text, code=code)
         return msgspec.json.decode(reply.data, type=command.reply)
 
+    def lock(
+        self,
+        name: str,
+        *,
+        ttl: float = 30.0,
+        wait: float = 60.0,
+        priority: Priority = "normal",
+        slots: int = 1,
+        max_age: float | None = None,
+        note: str = "",
+        owner: str | None = None,
+        on_lost: OnLost = "cancel",
+    ) -> LockContext:
+        """Hold a lock for a block: ``async with fleet.lock("export:hex8_2p") as lease``.
+
+        It is renewed by itself and given back at the end. `ttl` (1 to 86,400 s): how long it stays
+        with a holder that has vanished. `wait`: how long to queue, 0 not at all, `math.inf` for
+        ever; by `priority`, then arrival, each level being worth 30 s of waiting. `slots`: so many
+        may hold it at once; all who use it name the same number. `max_age`: ends after so many
+        seconds, renewed or not. `owner`: who asks, in deadlocks; the running task, if left out.
+
+        Where the lease is lost, the block is cancelled and LeaseLost raised out of it; with
+        ``on_lost="signal"`` only `Lease.lost` is set. A lease cannot keep a process from writing
+        that was frozen and does not know: show ``lease.token`` to whatever stores, with
+        `Lease.put`, `Lease.headers` or `interlock.locks.fence.FileFence`.
+
+        Raises LockBusy (held, and `wait` is 0), LockTimeout, LockDeadlock, LockRefused for what
+        makes no sense, BusUnavailable.
+        """
+
+        async def acquire() -> Lease:
+            return await self.acquire_lock(
+                name,
+                ttl=ttl,
+                wait=wait,
+                priority=priority,
+                slots=slots,
+                max_age=max_age,
+                note=note,
+                owner=owner,
+            )
+
+        return LockContext(acquire, on_lost)
+
+    def locks(
+        self,
+        names: Iterable[str],
+        *,
+        ttl: float = 30.0,
+        wait: float = 60.0,
+        priority: Priority = "normal",
+        max_age: float | None = None,
+        note: str = "",
+        owner: str | None = None,
+        on_lost: OnLost = "cancel",
+    ) -> LocksContext:
+        """Hold several locks for a block, all or none; the leases by name.
+
+        They are taken in the order of their names. `wait` is for all of them together.
+        """
+
+        def one(name: str, left: float) -> LockContext:
+            return self.lock(
+                name,
+                ttl=ttl,
+                wait=left,
+                priority=priority,
+                max_age=max_age,
+                note=note,
+                owner=owner,
+                on_lost=on_lost,
+            )
+
+        return LocksContext(names, one, wait)
+
+    async def acquire_lock(
+        self,
+        name: str,
+        *,
+        ttl: float = 30.0,
+        wait: float = 60.0,
+        priority: Priority = "normal",
+        slots: int = 1,
+        max_age: float | None = None,
+        note: str = "",
+        owner: str | None = None,
+    ) -> Lease:
+        """As `lock`, for what is no block: call `Lease.release` yourself, and watch `Lease.lost`.
+
+        It is renewed by itself until then.
+        """
+        locker = await self._lockers()
+        ask = locker.asking(
+            name,
+            ttl=ttl,
+            wait=wait,
+            priority=priority,
+            slots=slots,
+            max_age=max_age,
+            note=note,
+            owner=owner,
+        )
+        return await locker.acquire(ask)
+
+    async def fenced_state(self, key: str) -> bytes | None:
+        """What `Lease.put` has stored under a key; None where nothing is."""
+        return await (await self._lockers()).state(key)
+
+    async def _lockers(self) -> Locker:
+        bus = await self.connected(_CONNECTED_S)
+        if self._locker is None or self._locker.bus is not bus:
+            self._locker = Locker(bus, self.command, source=self.source, node=self.node)
+        return self._locker
+
     async def close(self) -> None:
-        """Send what waits and disconnect."""
+        """Give back every lock, send what waits, and disconnect."""
+        if self._locker is not None:
+            await self._locker.close()
         if self._outbox is not None:
             await self._outbox.close()
         else:
@@ -529,7 +664,7 @@ def connect(
 @contextlib.asynccontextmanager
 async def _connected(settings: ConnectionSettings, source: str) -> AsyncIterator[Fleet]:
     bus = await connect_bus(settings, name=source)
-    fleet = Fleet(bus, source=source)
+    fleet = Fleet(bus, source=source, node=settings.node)
     try:
         yield fleet
     finally:
@@ -544,7 +679,7 @@ async def _with_outbox(
     link = Link(settings, name=source)
     outbox = await Outbox.open(path, limits=limits, drain_s=settings.outbox_drain_s)
     outbox.forward(link)
-    fleet = Fleet(link, source=source, outbox=outbox)
+    fleet = Fleet(link, source=source, node=settings.node, outbox=outbox)
     try:
         yield fleet
     finally:

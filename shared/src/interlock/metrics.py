@@ -10,6 +10,11 @@ __all__ = [
     "DELIVERED",
     "HANDLED",
     "HANDLE_SECONDS",
+    "LOCK_ENDS",
+    "LOCK_GRANTS",
+    "LOCK_HOLD_SECONDS",
+    "LOCK_WAITING",
+    "LOCK_WAIT_SECONDS",
     "PAUSES",
     "PUBLISHED",
     "RETRIED",
@@ -57,3 +62,19 @@ OUTBOX_REFUSED: Final = _meter.create_counter("interlock.outbox.refused", unit="
 #: Messages that wait in an outbox. Rises for long: the link is cut, or slower than the worker;
 #: near `INTERLOCK_OUTBOX_MAX_MESSAGES` publishes begin to wait for room.
 OUTBOX_WAITING: Final = _meter.create_gauge("interlock.outbox.waiting", unit="{message}")
+
+#: Locks granted, as each replica of the lock service sees it.
+LOCK_GRANTS: Final = _meter.create_counter("interlock.lock.grants", unit="{grant}")
+
+#: Locks that ended, by why. `expired` above zero: holders die or stand still longer than their
+#: lease; `not_taken_up`: waiters do. `interlock tail --type lock` names them.
+LOCK_ENDS: Final = _meter.create_counter("interlock.lock.ends", unit="{end}")
+
+#: Seconds between a request and its grant. Rising: the locks are held too long, or too few slots.
+LOCK_WAIT_SECONDS: Final = _meter.create_histogram("interlock.lock.wait", unit="s")
+
+#: Seconds for which locks were held.
+LOCK_HOLD_SECONDS: Final = _meter.create_histogram("interlock.lock.hold", unit="s")
+
+#: Requests that wait now, as each replica sees it. `interlock lock list` says for what.
+LOCK_WAITING: Final = _meter.create_up_down_counter("interlock.lock.waiting", unit="{request}")

@@ -7,12 +7,14 @@ how safely things are kept.
 """
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any, Final, Literal
 
 import msgspec
 
 from interlock.broker import MIN_VERSION
 from interlock.bus import ApiError, Bus
+from interlock.clock import now
 from interlock.diagnosis import GUARANTEES
 from interlock.errors import ContractBroken
 from interlock_schemas.contracts import Contract
@@ -33,14 +35,12 @@ __all__ = [
     "bucket_config",
     "changes",
     "consumer_config",
+    "first_revision",
     "plan",
     "require_version",
     "stream_config",
     "verify",
 ]
-
-#: A bucket's deletion markers stay for so long, seconds.
-_MARKER_TTL_S: Final = 60
 
 #: Settings that an existing stream may only have at least as large as declared, or unlimited.
 _LIMITS: Final = ("max_age", "max_bytes", "max_msgs", "max_msg_size", "max_msgs_per_subject")
@@ -137,9 +137,18 @@ def bucket_config(bucket: Bucket) -> dict[str, Any]:
         "deny_delete": True,
         "allow_atomic": True,
         "allow_msg_ttl": True,
-        "subject_delete_marker_ttl": _ns(_MARKER_TTL_S),
+        "subject_delete_marker_ttl": _ns(bucket.marker_ttl_s),
         **_persistence(bucket.durability),
     }
+
+
+def first_revision(at: datetime) -> int:
+    """Where a bucket begins to count that is made at this time.
+
+    A million a second: more than one that was made earlier can have counted since, so what is
+    made anew goes on above it. Below 2**53, which every JSON reader can take, until the year 2242.
+    """
+    return int(at.timestamp()) << 20
 
 
 def _persistence(durability: Durability) -> dict[str, str]:
@@ -272,7 +281,10 @@ async def changes(
         standing = await _standing(bus, f"STREAM.INFO.{bucket.stream}")
         config = _as_may_be(bucket, bucket_config(bucket) | copies, standing)
         change = plan("bucket", bucket.name, config, standing)
-        found.append((change, bucket.stream, _merged(config, standing)))
+        payload = _merged(config, standing)
+        if standing is None and bucket.rising:
+            payload["first_seq"] = first_revision(now())
+        found.append((change, bucket.stream, payload))
     for consumer in consumers:
         config = consumer_config(consumer)
         verb = f"CONSUMER.INFO.{consumer.stream.name}.{consumer.name}"

@@ -7,7 +7,7 @@ gap it is made anew behind the last message seen, so nothing is missed and nothi
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -84,6 +84,24 @@ class Reader:
                         yield record
             except _Lost as error:
                 log.info("reading anew", stream=self._stream, after=self._last_seq, why=str(error))
+            except BusUnavailable:
+                await asyncio.sleep(0.2)
+
+    async def snapshots(self) -> AsyncGenerator[Record | Literal["begin"] | None, None]:
+        """As `follow`, but from the start again after each gap: "begin", what is there, None, on.
+
+        For whoever must not take for standing what went while nobody looked, and left no trace.
+        """
+        while True:
+            self._last_seq = 0
+            self._caught_up = False
+            yield "begin"
+            try:
+                async with contextlib.aclosing(self._once()) as once:
+                    async for record in once:
+                        yield record
+            except _Lost as error:
+                log.info("reading anew", stream=self._stream, why=str(error))
             except BusUnavailable:
                 await asyncio.sleep(0.2)
 

@@ -15,10 +15,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar, overload
 
 import msgspec
+import nats.errors
 import structlog
 from nats.micro import add_service
 from nats.micro.request import Request, ServiceError
 from nats.micro.service import EndpointConfig, ServiceConfig
+from nats.micro.service import Service as MicroService
 from opentelemetry.trace import SpanKind
 
 from interlock import doctor, logs, provisioning, telemetry
@@ -51,9 +53,12 @@ class Service:
         self.contract = contract
         self.settings = settings
         self.fleet = fleet
-        self._answers: list[tuple[Command[Any, Any], Callable[[Any], Awaitable[Any]]]] = []
+        self._answers: list[tuple[Command[Any, Any], Callable[[Any], Awaitable[Any]], int]] = []
         self._consumptions: list[Consumption] = []
         self._watches: list[tuple[Bucket, Callable[[Entry], None]]] = []
+        self._beside: list[tuple[Callable[[], Awaitable[None]], asyncio.Event | None]] = []
+        self._at_end: list[Callable[[], Awaitable[None]]] = []
+        self._answering: set[asyncio.Task[None]] = set()
 
     def store(self, bucket: Bucket) -> Store:
         """A bucket of the contract. Raises ValueError for any other."""
@@ -65,11 +70,29 @@ class Service:
         self,
         command: "Command[RequestT, ReplyT]",
         handler: Callable[[RequestT], Awaitable[ReplyT]],
+        *,
+        at_once: int = 1,
     ) -> None:
-        """Answer a command of the contract. A CommandFailed becomes the caller's error."""
+        """Answer a command of the contract. A CommandFailed becomes the caller's error.
+
+        So many requests `at_once`, the next ones waiting their turn.
+        """
         if command not in self.contract.answers:
             raise ValueError(f"{command.subject} is not in the contract of {self.contract.name}")
-        self._answers.append((command, handler))
+        self._answers.append((command, handler, at_once))
+
+    def beside(
+        self, work: Callable[[], Awaitable[None]], *, ready: asyncio.Event | None = None
+    ) -> None:
+        """Have something run for as long as the service does.
+
+        Consuming and answering begin once `ready` is set. Where it raises, the service ends.
+        """
+        self._beside.append((work, ready))
+
+    def at_end(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Have something run once nothing is consumed and answered any more."""
+        self._at_end.append(work)
 
     @overload
     def consume(
@@ -145,8 +168,12 @@ class Service:
                 await self._start_watch(group, bucket, callback)
                 for bucket, callback in self._watches
             ]
+            for work, prepared in self._beside:
+                background.append(group.create_task(_awaited(work)))
+                if prepared is not None:
+                    await prepared.wait()
             consuming = [group.create_task(each.run()) for each in self._consumptions]
-            await self._start_endpoints()
+            micro = await self._start_endpoints()
             ready.set()
             log.info("ready", service=self.contract.name, version=self.contract.version)
             await stop.wait()
@@ -158,6 +185,10 @@ class Service:
                 _, late = await asyncio.wait(consuming, timeout=self.settings.drain_s)
                 for task in late:
                     task.cancel()
+            if micro is not None:
+                await self._stop_endpoints(micro)
+            for finish in self._at_end:
+                await finish()
             for task in background:
                 task.cancel()
 
@@ -177,9 +208,16 @@ class Service:
         await ready.wait()
         return task
 
-    async def _start_endpoints(self) -> None:
+    async def _stop_endpoints(self, micro: MicroService) -> None:
+        """Take no more requests, and finish those in hand."""
+        with contextlib.suppress(nats.errors.Error, OSError):
+            await micro.stop()
+        if self._answering:
+            await asyncio.wait(self._answering, timeout=self.settings.drain_s)
+
+    async def _start_endpoints(self) -> MicroService | None:
         if not self._answers:
-            return
+            return None
         micro = await add_service(
             self.fleet.bus.client,
             ServiceConfig(
@@ -189,12 +227,12 @@ class Service:
                 metadata={"pid": str(os.getpid())},
             ),
         )
-        for command, handler in self._answers:
+        for command, handler, at_once in self._answers:
             await micro.add_endpoint(
                 EndpointConfig(
                     name=command.verb,
                     subject=command.subject,
-                    handler=self._endpoint(command, handler),
+                    handler=self._endpoint(command, handler, at_once),
                     metadata={
                         "summary": command.summary,
                         "request": command.request.__name__,
@@ -203,8 +241,33 @@ class Service:
                 )
             )
         await self.fleet.bus.flush()
+        return micro
 
     def _endpoint(
+        self, command: Command[Any, Any], handler: Callable[[Any], Awaitable[Any]], at_once: int
+    ) -> Callable[[Request], Awaitable[None]]:
+        one = self._one_by_one(command, handler)
+        if at_once == 1:
+            return one
+        places = asyncio.Semaphore(at_once)
+
+        async def alone(request: Request) -> None:
+            try:
+                await one(request)
+            except ServiceError as error:
+                await request.respond_error(error.code, error.description)
+            finally:
+                places.release()
+
+        async def endpoint(request: Request) -> None:
+            await places.acquire()
+            task = asyncio.get_running_loop().create_task(alone(request))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+
+        return endpoint
+
+    def _one_by_one(
         self, command: Command[Any, Any], handler: Callable[[Any], Awaitable[Any]]
     ) -> Callable[[Request], Awaitable[None]]:
         decoder = msgspec.json.Decoder(command.request)
@@ -234,6 +297,10 @@ class Service:
         return endpoint
 
 
+async def _awaited(work: Callable[[], Awaitable[None]]) -> None:
+    await work()
+
+
 async def _run(
     contract: Contract, settings: ServiceSettings, setup: Callable[[Service], Awaitable[None]]
 ) -> None:
@@ -254,7 +321,7 @@ async def _run(
     try:
         await provisioning.verify(bus, contract)
         await doctor.admit(bus, settings, contract)
-        service = Service(contract, settings, Fleet(bus, source=contract.name))
+        service = Service(contract, settings, Fleet(bus, source=contract.name, node=settings.node))
         await setup(service)
         await service.serve(stop, ready)
     finally:

@@ -52,6 +52,12 @@ class ConnectionSettings(BaseSettings):
     nats_system_password: SecretStr | None = Field(
         default=None, description="The password of that user."
     )
+    node: str | None = Field(
+        default=None,
+        max_length=200,
+        description="This host's name in the fleet, under which locks are held and end when it is "
+        "lost. Default: the host name.",
+    )
     state: Path | None = Field(
         default=None,
         description="State folder of `interlock up` on this machine. "

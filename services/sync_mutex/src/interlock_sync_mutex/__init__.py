@@ -1,0 +1,1 @@
+"""sync-mutex: locks with fencing tokens, fair queues and slots."""

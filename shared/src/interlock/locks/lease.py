@@ -1,0 +1,284 @@
+"""A lock that is held: renewed by itself, shown with every write, and given back.
+
+The holder stops before its lease can have ended, on its own monotonic clock. What it writes is
+checked besides, by the broker or by a fence, because a process that was frozen learns of the time
+only when it wakes.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from interlock import logs
+from interlock.bus import Write
+from interlock.conditional import expecting
+from interlock.errors import (
+    BusUnavailable,
+    InterlockError,
+    LeaseLost,
+    LockRefused,
+    WrongRevision,
+)
+from interlock.locks.holding import Hold, renew_after_s
+from interlock_schemas import locks
+from interlock_schemas.topology import LOCKS
+
+if TYPE_CHECKING:
+    from interlock.locks.locker import Locker
+
+__all__ = ["Lease", "LockContext", "OnLost"]
+
+#: What happens to the body of an ``async with`` when its lease is lost.
+OnLost = Literal["cancel", "signal"]
+
+_RETRY_S: Final = 0.1
+_RELEASE_S: Final = 5.0
+
+log = logs.get_logger("interlock.locks")
+
+
+class Lease:
+    """A lock in our hands. Made by `Fleet.lock` and `Fleet.acquire_lock`."""
+
+    def __init__(
+        self,
+        locker: "Locker",
+        claim: locks.Claim,
+        id: str,
+        *,
+        token: int,
+        revision: int,
+        hold: Hold,
+        alone: bool,
+    ) -> None:
+        self._locker = locker
+        self.claim = claim
+        """As it was asked for."""
+        self.id = id
+        """Of the claim, in the bucket."""
+        self.token = token
+        """The fencing token: it rises with each grant of this lock, for ever."""
+        self.revision = revision
+        """Of the claim's record; renewals change it."""
+        self.hold = hold
+        self.alone = alone
+        """Nobody else had a claim to the lock when we took it, as far as we know."""
+        self.lost = asyncio.Event()
+        """Set when the lease is lost. Not when it is released."""
+        self.lost_reason = ""
+        self.released = False
+        self._busy = asyncio.Lock()
+        self._loop = asyncio.get_running_loop()
+        self._alarm = self._loop.call_at(hold.until, self._ran_out)
+        self._renewing: asyncio.Task[None] | None = None
+        self._on_lost: list[Callable[[], None]] = []
+
+    @property
+    def name(self) -> str:
+        """The lock."""
+        return self.claim.name
+
+    @property
+    def held(self) -> bool:
+        """Whether it may be rested on at this moment."""
+        return not self.released and not self.lost.is_set() and self.remaining_s > 0
+
+    @property
+    def remaining_s(self) -> float:
+        """How long it may be rested on without another renewal, seconds."""
+        return max(0.0, self.hold.until - self._loop.time())
+
+    def check(self) -> None:
+        """Raise LeaseLost unless it may be rested on at this moment. Costs no round trip."""
+        if self.released:
+            raise LeaseLost(f"{self.name}: token {self.token} was given back")
+        if not self.lost.is_set() and self._loop.time() >= self.hold.until:
+            # Nothing ran here for so long that the alarm has not gone off yet.
+            self.lose(self.hold.why)
+        if self.lost.is_set():
+            raise LeaseLost(
+                f"{self.name}: token {self.token} was lost: {self.lost_reason}. "
+                "Acquire it again and begin anew from what stands"
+            )
+
+    def headers(self) -> dict[str, str]:
+        """What a message written under this lock says of it. Raises LeaseLost."""
+        self.check()
+        return {locks.LOCK_HEADER: self.name, locks.TOKEN_HEADER: str(self.token)}
+
+    def start(self) -> None:
+        """Renew from now on, until it is released or lost."""
+        if self._renewing is None:
+            self._renewing = self._loop.create_task(self._renew_on())
+
+    def when_lost(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called, without arguments, when the lease is lost."""
+        self._on_lost.append(callback)
+
+    def lose(self, why: str) -> None:
+        """It is not ours any more."""
+        if self.lost.is_set() or self.released:
+            return
+        self.lost_reason = why
+        self.lost.set()
+        self._alarm.cancel()
+        if self._renewing is not None and self._renewing is not asyncio.current_task():
+            self._renewing.cancel()
+        log.warning("lease lost", lock=self.name, token=self.token, why=why)
+        for callback in self._on_lost:
+            callback()
+        self._locker.forget(self.id)
+
+    def _ran_out(self) -> None:
+        self.lose(self.hold.why)
+
+    def _set_hold(self, hold: Hold) -> None:
+        self.hold = hold
+        self._alarm.cancel()
+        self._alarm = self._loop.call_at(hold.until, self._ran_out)
+
+    async def _renew_on(self) -> None:
+        while True:
+            await asyncio.sleep(renew_after_s(self.claim.ttl_s))
+            while not self.lost.is_set():
+                try:
+                    await self.renew()
+                except LeaseLost:
+                    return
+                except InterlockError as error:
+                    log.info("not renewed yet", lock=self.name, why=str(error))
+                    await asyncio.sleep(_RETRY_S * random.uniform(0.5, 1.5))  # noqa: S311
+                else:
+                    break
+
+    async def renew(self) -> None:
+        """Renew now. Raises LeaseLost, and BusUnavailable when it could not be done yet."""
+        async with self._busy:
+            self.check()
+            sent = self._loop.time()
+            try:
+                revision = await self._locker.renew(self, timeout_s=self.remaining_s)
+            except LockRefused as error:
+                self.lose(str(error))
+                self.check()
+                return
+            self._renewed(sent, revision)
+
+    def _renewed(self, sent: float, revision: int) -> None:
+        hold = self.hold.renewed(sent, self._loop.time())
+        if hold is None:
+            self.lose(self.hold.why)
+        self.check()
+        assert hold is not None  # noqa: S101  # for the type checker
+        self.revision = revision
+        self._set_hold(hold)
+
+    async def put(self, key: str, value: bytes, *, timeout_s: float = 10.0) -> int:
+        """Write a piece of Interlock's own state; stored only if this lease stands then.
+
+        The broker checks, so a write that was delayed past the end of the lease stores nothing.
+        Returns the revision. Raises LeaseLost, and NotAcknowledged when it may be stored or not.
+        """
+        async with self._busy:
+            for _ in range(3):
+                headers = self.headers()
+                write = Write(
+                    LOCKS.key_subject(locks.state_key(key)),
+                    value,
+                    {
+                        **headers,
+                        **expecting(self.revision, locks.claim_subject(self.name, self.id)),
+                    },
+                )
+                try:
+                    return (await self._locker.bus.commit([write], timeout_s=timeout_s)).seq
+                except WrongRevision:
+                    # Lost, or an earlier renewal was stored that nobody told us of.
+                    sent = self._loop.time()
+                    try:
+                        revision = await self._locker.renew_by_service(
+                            self, timeout_s=max(0.05, self.remaining_s)
+                        )
+                    except LockRefused as error:
+                        self.lose(str(error))
+                        self.check()
+                        raise
+                    self._renewed(sent, revision)
+            raise LeaseLost(f"{self.name}: others write its record: token {self.token} is void")
+
+    async def release(self) -> None:
+        """Give it back, for the next to have. Once it is lost or given back, nothing is done.
+
+        Raises BusUnavailable when that could not be told; it ends by itself then.
+        """
+        if self._renewing is not None:
+            self._renewing.cancel()
+            self._renewing = None
+        async with self._busy:
+            self._alarm.cancel()
+            if self.released or self.lost.is_set():
+                return
+            self.released = True
+            self._locker.forget(self.id)
+            await self._locker.release(self, timeout_s=_RELEASE_S)
+
+
+class LockContext:
+    """``async with fleet.lock(…) as lease``."""
+
+    def __init__(self, acquire: Callable[[], Awaitable[Lease]], on_lost: OnLost) -> None:
+        self._acquire = acquire
+        self._on_lost = on_lost
+        self._lease: Lease | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelled = False
+
+    async def __aenter__(self) -> Lease:
+        """Take it."""
+        self._lease = lease = await self._acquire()
+        self._task = asyncio.current_task()
+        if self._on_lost == "cancel":
+            lease.when_lost(self._cancel)
+            if lease.lost.is_set():
+                self._cancel()
+        return lease
+
+    def _cancel(self) -> None:
+        if self._task is not None and not self._cancelled:
+            self._cancelled = True
+            self._task.cancel()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Give it back; LeaseLost where it was lost and the block was to end by it."""
+        lease, task = self._lease, self._task
+        self._task = None
+        if lease is None:
+            return
+        if self._cancelled and task is not None:
+            cancelled_by_others = task.uncancel() > 0
+            if not cancelled_by_others and (kind is None or kind is asyncio.CancelledError):
+                if kind is None:
+                    # The body ended in the same turn, before the cancellation reached it.
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.sleep(0)
+                lease.check()
+            return
+        if lease.lost.is_set():
+            if self._on_lost == "cancel" and kind is None:
+                lease.check()
+            return
+        try:
+            await asyncio.shield(self._give_back(lease))
+        except BusUnavailable as failure:
+            log.warning("not given back: it runs out", lock=lease.name, why=str(failure))
+
+    async def _give_back(self, lease: Lease) -> None:
+        await lease.release()
