@@ -105,6 +105,9 @@ def test_every_type_but_the_new_ones_has_a_legacy_name() -> None:
         "letter.replayed",
         "letter.resolved",
         "letter.discarded",
+        "lock.expired",
+        "lock.lost",
+        "lock.refused",
         "legacy.name_mapped",
         "legacy.name_unmapped",
     }

@@ -24,6 +24,8 @@ from interlock.delivery import Delivery
 from interlock.errors import BusUnavailable, CommandFailed, InterlockError, Reject
 from interlock.flood import FloodPolicy
 from interlock.link import Link
+from interlock.locks.demand import demand
+from interlock.locks.fence import FileFence
 from interlock.locks.lease import Lease, LockContext, OnLost
 from interlock.locks.locker import Locker
 from interlock.locks.many import LocksContext
@@ -319,6 +321,7 @@ class Fleet(Generic[ReceiptT]):
         order_by_key: bool = False,
         retry: RetryPolicy | None = None,
         flood: FloodPolicy | None = FLOOD,
+        fence: FileFence | None = None,
         stop: asyncio.Event | None = None,
     ) -> None: ...
 
@@ -352,6 +355,7 @@ class Fleet(Generic[ReceiptT]):
         order_by_key: bool = False,
         retry: RetryPolicy | None = None,
         flood: FloodPolicy | None = FLOOD,
+        fence: FileFence | None = None,
         stop: asyncio.Event | None = None,
     ) -> None:
         """Consume events under a durable name, until cancelled or until `stop` is set.
@@ -372,7 +376,13 @@ class Fleet(Generic[ReceiptT]):
         that share a name share out the events of a key.
 
         `flood` says when the consumer is paused because the handler fails for most events; None:
-        never. Raises ContractBroken when the name stands for something else.
+        never.
+
+        With `fence`, it takes only events that were published under a lock, with
+        ``headers=lease.headers()``, and only while no higher token of that lock has been seen: what
+        comes late from a holder that lost it becomes a dead letter. Not with `batch`.
+
+        Raises ContractBroken when the name stands for something else.
         """
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no consumer name: letters, digits, - and _, at most 64")
@@ -386,6 +396,10 @@ class Fleet(Generic[ReceiptT]):
         )
         if concurrency < 1 or (batch is not None and batch < 1):
             raise ValueError("concurrency and batch are at least 1")
+        if fence is not None:
+            if batch is not None:
+                raise ValueError("a fence takes events one by one: leave batch out")
+            handler = demand(handler, fence)
         bus = await self._connected_unless(stop)
         if bus is None:
             return

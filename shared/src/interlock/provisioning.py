@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from interlock import rising
 from interlock.broker import MIN_VERSION
 from interlock.bus import ApiError, Bus
 from interlock.clock import now
@@ -68,6 +69,10 @@ class Difference(msgspec.Struct, frozen=True):
     standing: Any
     safe: bool
     """Whether it can be mended without touching data."""
+
+
+#: What is wrong with a bucket that came out of a backup: it is made anew, not updated.
+_RESTORED: Final = Difference("revisions", "rising", "restored from a backup", safe=True)
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -282,7 +287,15 @@ async def changes(
         config = _as_may_be(bucket, bucket_config(bucket) | copies, standing)
         change = plan("bucket", bucket.name, config, standing)
         payload = _merged(config, standing)
-        if standing is None and bucket.rising:
+        if bucket.rising and standing is None:
+            payload["first_seq"] = first_revision(now())
+        elif bucket.rising and await rising.standing(bus, bucket) == "restored":
+            change = Change(
+                kind="bucket",
+                name=bucket.name,
+                action="refuse" if change.action == "refuse" else "update",
+                differences=(*change.differences, _RESTORED),
+            )
             payload["first_seq"] = first_revision(now())
         found.append((change, bucket.stream, payload))
     for consumer in consumers:
@@ -331,8 +344,12 @@ async def apply(
     planned = [change for change, _, _ in work]
     if not dry_run:
         for change, target, payload in work:
-            if change.action in ("create", "update"):
+            if change.action in ("create", "update") and _RESTORED not in change.differences:
                 await _put_stream(bus, f"STREAM.{change.action.upper()}.{target}", payload)
+        for bucket in BUCKETS:
+            if bucket.rising:
+                payload = next(payload for _, name, payload in work if name == bucket.stream)
+                await rising.ensure(bus, bucket, payload)
         consumer_work = await changes(bus, (), (), consumers)
     else:
         planned += [
@@ -422,3 +439,6 @@ async def verify(bus: Bus, contract: Contract) -> None:
             f"the broker does not hold what {contract.name} needs ({' · '.join(wrong)}): "
             "run `interlock setup`, then start again"
         )
+    for bucket in contract.stores:
+        if bucket.rising:
+            await rising.verify(bus, bucket)

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from interlock import logs
+from interlock import logs, rising
 from interlock.bus import ApiError, Write
 from interlock.clock import parse_ns
 from interlock.conditional import PURGE, expecting
@@ -157,6 +157,9 @@ class SyncMutex:
         async for record in reader.snapshots():
             now = self._loop.time()
             if record == "begin":
+                if self.ready.is_set():
+                    # Whoever restores it from a backup takes it away for a moment.
+                    await rising.verify(self._bus, LOCKS)
                 fresh, live = Registry(), False
             elif record is None:
                 missed = self._caught_up(fresh)
