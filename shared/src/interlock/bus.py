@@ -123,6 +123,7 @@ class Bus:
     def reconnected(self) -> None:
         """Tell everybody who asked that the connection is back."""
         self._publisher.reconnected()
+        self._conditional.reconnected()
         for callback in list(self._reconnects):
             callback()
 

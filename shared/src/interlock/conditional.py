@@ -62,9 +62,10 @@ class Conditional:
         self._client = client
         self._loop = asyncio.get_running_loop()
         self._tokens = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[tuple[bytes, bytes]]] = {}
+        self._waiting: dict[int, asyncio.Future[tuple[bytes, bytes] | None]] = {}
         self._inbox = client.new_inbox().encode() + b"."
-        self._batch_prefix = secrets.token_hex(8).encode() + b"-"
+        self._prefix = secrets.token_hex(8)
+        self._ids = itertools.count(1)
         self._listening: asyncio.Future[None] | None = None
 
     async def _listen(self) -> None:
@@ -83,6 +84,11 @@ class Conditional:
         if waiting is not None and not waiting.done():
             waiting.set_result((headers, body))
 
+    def reconnected(self) -> None:
+        """The connection is back: what was sent on the one before may be gone."""
+        for waiting in self._waiting.values():
+            _give_up(waiting)
+
     async def commit(self, writes: Sequence[Write], *, timeout_s: float) -> Ack:
         """Store all of it or nothing; the acknowledgement of the last one.
 
@@ -93,10 +99,13 @@ class Conditional:
         nothing is known.
         """
         await self._listen()
-        marked = [(write, {envelope.MSG_ID: secrets.token_hex(16)}) for write in writes]
         encoded = [
-            (subject_bytes(write.subject), head_of({**write.headers, **id}), write.body)
-            for write, id in marked
+            (
+                subject_bytes(write.subject),
+                head_of({**write.headers, envelope.MSG_ID: f"{self._prefix}.{next(self._ids)}"}),
+                write.body,
+            )
+            for write in writes
         ]
         deadline = self._loop.time() + timeout_s
         why = "the broker did not answer"
@@ -134,7 +143,10 @@ class Conditional:
             ((subject, head, body),) = encoded
             frames = hpub(subject, reply, head, b"", body)
         else:
-            line = b"Nats-Batch-Id: %b%d\r\nNats-Batch-Sequence: " % (self._batch_prefix, token)
+            line = b"Nats-Batch-Id: %b-%d\r\nNats-Batch-Sequence: " % (
+                self._prefix.encode(),
+                token,
+            )
             *before, (subject, head, body) = encoded
             frames = b"".join(
                 hpub(each[0], b"", each[1], b"%b%d\r\n" % (line, number), each[2])
@@ -146,24 +158,19 @@ class Conditional:
                 b"%b%d\r\nNats-Batch-Commit: 1\r\n" % (line, len(encoded)),
                 body,
             )
-        waiting: asyncio.Future[tuple[bytes, bytes]] = self._loop.create_future()
-        self._waiting[token] = waiting
-        epoch = self._client.epoch
         until = self._loop.time() + patience_s
+        while not self._client.write(frames):
+            # It is away. Whoever waits for a reconnection waits for much else too.
+            if self._loop.time() >= until:
+                return None
+            await asyncio.sleep(0.02)
+        waiting: asyncio.Future[tuple[bytes, bytes] | None] = self._loop.create_future()
+        self._waiting[token] = waiting
+        alarm = self._loop.call_at(until, _give_up, waiting)
         try:
-            while not self._client.write(frames):
-                # It is away. Whoever waits for a reconnection waits for much else too.
-                if self._loop.time() >= until:
-                    return None
-                await asyncio.sleep(0.02)
-                epoch = self._client.epoch
-            while not waiting.done() and self._client.epoch == epoch:
-                left = until - self._loop.time()
-                if left <= 0:
-                    return None
-                await asyncio.wait((waiting,), timeout=min(left, 0.5))
-            return waiting.result() if waiting.done() else None
+            return await waiting
         finally:
+            alarm.cancel()
             del self._waiting[token]
 
     def _read(self, subject: str, answer: tuple[bytes, bytes]) -> Ack | InterlockError | str:
@@ -179,3 +186,8 @@ class Conditional:
         if reply.error.err_code == BATCH_INCOMPLETE:
             return reply.error.description
         return error_of(subject, reply.error) or reply.error.description
+
+
+def _give_up(waiting: "asyncio.Future[tuple[bytes, bytes] | None]") -> None:
+    if not waiting.done():
+        waiting.set_result(None)

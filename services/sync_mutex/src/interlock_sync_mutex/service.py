@@ -72,6 +72,8 @@ _ROUNDS: Final = 60
 #: Replicas that see the same do not all act in the same instant.
 _SPREAD_S: Final = 0.004
 _COMMANDS_AT_ONCE: Final = 512
+#: Locks that were changed here and are still thought of.
+_MOST_GATES: Final = 10_000
 
 log = logs.get_logger("interlock.locks")
 
@@ -374,6 +376,11 @@ class SyncMutex:
         if waiting:
             self._refuse_deadlocks()
         registry.sweep(now)
+        if len(self._gates) > _MOST_GATES:
+            idle = [token for token, gate in self._gates.items() if not gate.locked()]
+            for token in idle:
+                del self._gates[token]
+                self._own.pop(token, None)
 
     async def _quietly(self, name: str, decide: Callable[[Lock], Step | None]) -> None:
         await self._change(name, decide)
