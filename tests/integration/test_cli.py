@@ -119,12 +119,14 @@ def test_status_shows_what_runs(up: Up) -> None:
     assert {service["name"] for service in told["services"]} == {
         "dead-letter-queue",
         "event-normalizer",
+        "sync-mutex",
     }
     assert told["silent"] == []
     assert {process["name"] for process in told["processes"]} == {
         "broker",
         "dead-letter-queue",
         "event-normalizer",
+        "sync-mutex",
     }
     assert {stream["name"] for stream in told["streams"]} >= {"LEGACY", "EVENTS", "DEAD"}
     assert "dead-letter-queue" in run_cli(up, "status").stdout

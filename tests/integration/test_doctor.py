@@ -424,6 +424,7 @@ async def test_what_is_missing_waits_or_is_paused_is_told(tmp_path: Path) -> Non
     assert told(found, but=()) == {
         ("service", "event-normalizer"),
         ("service", "dead-letter-queue"),
+        ("service", "sync-mutex"),
         ("bucket", "letters"),
         ("backlog", "LEGACY/event-normalizer"),
         ("backlog", "EVENTS/dead-letter-queue-resolved"),

@@ -35,9 +35,11 @@ from interlock.errors import (
     MessageTooLarge,
     NotAcknowledged,
 )
-from interlock.frames import head_of, subject_bytes
+from interlock.frames import head_of, hpub, subject_bytes
+from interlock.headers import parse as parse_headers
 from interlock.lanes import Entry
 from interlock.publisher import Publisher
+from interlock.replies import Replies
 from interlock.settings import ConnectionSettings
 from interlock_schemas import envelope
 
@@ -66,6 +68,13 @@ _GROUP_BYTES: Final = 32 * 1024 * 1024
 log = logs.get_logger("interlock.bus")
 
 
+class Reply(msgspec.Struct, frozen=True):
+    """The answer to a request."""
+
+    data: bytes
+    headers: Mapping[str, str]
+
+
 class ApiError(InterlockError):
     """The JetStream API refused."""
 
@@ -85,11 +94,13 @@ class Bus:
         """The broker's address, without credentials."""
         self._reconnects: list[Callable[[], None]] = []
         self._publisher = Publisher(client, self._facts)
-        self._conditional = Conditional(client)
+        self._replies = Replies(client)
+        self._conditional = Conditional(self._replies)
 
     async def start(self) -> None:
         """Make ready to publish, once connected."""
         await self._publisher.start()
+        await self._replies.start()
 
     def closed(self) -> None:
         """End what waits for a connection that will not come back."""
@@ -123,7 +134,7 @@ class Bus:
     def reconnected(self) -> None:
         """Tell everybody who asked that the connection is back."""
         self._publisher.reconnected()
-        self._conditional.reconnected()
+        self._replies.reconnected()
         for callback in list(self._reconnects):
             callback()
 
@@ -315,18 +326,6 @@ class Bus:
         """Memory of the publishes that are waiting or under way, bytes."""
         return self._publisher.held_bytes
 
-    async def _ask(
-        self, subject: str, body: bytes, timeout_s: float, headers: dict[str, str] | None
-    ) -> Msg:
-        """One request, under a time limit of ours.
-
-        nats-py's own limit is `asyncio.wait_for`, which before Python 3.12 swallows a
-        cancellation that comes together with the reply: the task then goes on for ever.
-        """
-        forever: Any = None
-        async with asyncio.timeout(timeout_s):
-            return await self._nc.request(subject, body, timeout=forever, headers=headers)
-
     async def signal(
         self, subject: str, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> None:
@@ -335,21 +334,38 @@ class Bus:
             await self._nc.publish(subject, body, headers=dict(headers) if headers else None)
 
     async def request(
-        self, subject: str, body: bytes, *, timeout_s: float, headers: dict[str, str] | None = None
-    ) -> Msg:
-        """One request, one reply. Raises BusUnavailable when nobody answers in time."""
-        try:
-            return await self._ask(subject, body, timeout_s, headers)
-        except nats.errors.NoRespondersError as error:
-            raise BusUnavailable(f"nobody answers on {subject}: is the service running?") from error
-        except TimeoutError as error:
-            raise BusUnavailable(f"no answer on {subject} within {timeout_s:g} s") from error
-        except (
-            nats.errors.ConnectionClosedError,
-            nats.errors.ConnectionDrainingError,
-            nats.errors.OutboundBufferLimitError,
-        ) as error:
-            raise BusUnavailable(f"the broker is away: {subject} was not asked") from error
+        self,
+        subject: str,
+        body: bytes,
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """One request, one reply. Raises BusUnavailable when nobody answers in time.
+
+        While the connection is away it waits for it; what was asked on one that broke is not asked
+        again, since it may have been done.
+        """
+        token, reply = self._replies.question()
+        if headers:
+            frame = hpub(subject_bytes(subject), reply, head_of(headers), b"", body)
+        else:
+            frame = b"PUB %b %b %d\r\n%b\r\n" % (subject_bytes(subject), reply, len(body), body)
+        if len(frame) > self._nc.max_payload:
+            raise MessageTooLarge(
+                f"{subject}: the request has {len(frame):,} bytes and the broker takes "
+                f"{self._nc.max_payload:,}"
+            )
+        if self._nc.is_closed:
+            raise BusUnavailable(f"the connection is closed: {subject} was not asked")
+        answer = await self._replies.ask(token, frame, timeout_s)
+        if answer is None:
+            raise BusUnavailable(f"no answer on {subject} within {timeout_s:g} s")
+        block, data = answer
+        found = parse_headers(block) if block else {}
+        if not data and found.get("Status") == "503":
+            raise BusUnavailable(f"nobody answers on {subject}: is the service running?")
+        return Reply(data, found)
 
     async def api(
         self, verb: str, payload: Mapping[str, Any] | None = None, *, timeout_s: float = 10.0

@@ -16,10 +16,10 @@ import msgspec
 
 from interlock.acks import BATCH_INCOMPLETE, DUPLICATE_IN_BATCH, Ack, error_of, parse_ack
 from interlock.backoff import delay_s
-from interlock.client import Client
 from interlock.errors import InterlockError, NotAcknowledged, PublishRefused
 from interlock.frames import head_of, hpub, subject_bytes
 from interlock.headers import parse as parse_headers
+from interlock.replies import Answer, Replies
 from interlock_schemas import envelope
 
 __all__ = ["PURGE", "Conditional", "Write", "expecting"]
@@ -58,36 +58,11 @@ class Write(msgspec.Struct, frozen=True):
 class Conditional:
     """The conditional writes of one connection."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, replies: Replies) -> None:
+        self._replies = replies
         self._loop = asyncio.get_running_loop()
-        self._tokens = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[tuple[bytes, bytes] | None]] = {}
-        self._inbox = client.new_inbox().encode() + b"."
         self._prefix = secrets.token_hex(8)
         self._ids = itertools.count(1)
-        self._listening: asyncio.Future[None] | None = None
-
-    async def _listen(self) -> None:
-        if self._listening is None:
-            self._listening = self._loop.create_future()
-            try:
-                await self._client.listen(self._inbox.decode() + "*", self._on_answer)
-            except BaseException:
-                self._listening = None
-                raise
-            self._listening.set_result(None)
-        await self._listening
-
-    def _on_answer(self, subject: bytes, _: bytes, headers: bytes, body: bytes) -> None:
-        waiting = self._waiting.get(int(subject[len(self._inbox) :]))
-        if waiting is not None and not waiting.done():
-            waiting.set_result((headers, body))
-
-    def reconnected(self) -> None:
-        """The connection is back: what was sent on the one before may be gone."""
-        for waiting in self._waiting.values():
-            _give_up(waiting)
 
     async def commit(self, writes: Sequence[Write], *, timeout_s: float) -> Ack:
         """Store all of it or nothing; the acknowledgement of the last one.
@@ -98,7 +73,6 @@ class Conditional:
         an earlier attempt did succeed; PublishRefused; NotAcknowledged at the deadline, when
         nothing is known.
         """
-        await self._listen()
         encoded = [
             (
                 subject_bytes(write.subject),
@@ -135,10 +109,9 @@ class Conditional:
 
     async def _try(
         self, encoded: Sequence[tuple[bytes, bytes, bytes]], patience_s: float
-    ) -> tuple[bytes, bytes] | None:
+    ) -> Answer | None:
         """Send it once and wait for the answer; None where none came."""
-        token = next(self._tokens)
-        reply = b"%b%d" % (self._inbox, token)
+        token, reply = self._replies.question()
         if len(encoded) == 1:
             ((subject, head, body),) = encoded
             frames = hpub(subject, reply, head, b"", body)
@@ -158,22 +131,9 @@ class Conditional:
                 b"%b%d\r\nNats-Batch-Commit: 1\r\n" % (line, len(encoded)),
                 body,
             )
-        until = self._loop.time() + patience_s
-        while not self._client.write(frames):
-            # It is away. Whoever waits for a reconnection waits for much else too.
-            if self._loop.time() >= until:
-                return None
-            await asyncio.sleep(0.02)
-        waiting: asyncio.Future[tuple[bytes, bytes] | None] = self._loop.create_future()
-        self._waiting[token] = waiting
-        alarm = self._loop.call_at(until, _give_up, waiting)
-        try:
-            return await waiting
-        finally:
-            alarm.cancel()
-            del self._waiting[token]
+        return await self._replies.ask(token, frames, patience_s)
 
-    def _read(self, subject: str, answer: tuple[bytes, bytes]) -> Ack | InterlockError | str:
+    def _read(self, subject: str, answer: Answer) -> Ack | InterlockError | str:
         """What an answer says; a string is why it is worth another try."""
         headers, body = answer
         if headers and not body and parse_headers(headers).get("Status") == "503":
@@ -186,8 +146,3 @@ class Conditional:
         if reply.error.err_code == BATCH_INCOMPLETE:
             return reply.error.description
         return error_of(subject, reply.error) or reply.error.description
-
-
-def _give_up(waiting: "asyncio.Future[tuple[bytes, bytes] | None]") -> None:
-    if not waiting.done():
-        waiting.set_result(None)

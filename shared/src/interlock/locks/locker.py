@@ -602,9 +602,9 @@ class Locker:
 
     async def close(self) -> None:
         """Give everything back."""
-        for lease in list(self._leases.values()):
-            with contextlib.suppress(InterlockError):
-                await lease.release()
+        await asyncio.gather(
+            *(lease.release() for lease in list(self._leases.values())), return_exceptions=True
+        )
         if self._leaving:
             await asyncio.wait(self._leaving, timeout=_TRY_S)
 
