@@ -1,4 +1,4 @@
-"""Commands that measure: the bus beside other clients, and the bus as a stream grows."""
+"""Commands that measure: the bus and the locks beside others, and the bus as a stream grows."""
 
 import signal
 import sys
@@ -13,7 +13,8 @@ from interlock.cli.base import JsonFlag
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Measure on this machine: publish, consume, latency, the normalizer, a growing stream.",
+    help="Measure on this machine: publish, consume, latency, locks, the normalizer, a growing "
+    "stream.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -111,6 +112,38 @@ def bus(
     if plot is not None:
         draw(report, plot)
         _say(f"drawn: {plot}")
+    if json:
+        base.emit(report)
+    else:
+        show(report)
+    raise typer.Exit(1 if report.failed else 0)
+
+
+@app.command()
+def lock(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Under a minute: fewer rounds, shorter runs.")
+    ] = False,
+    replicas: Annotated[
+        str, typer.Option(metavar="1|3", help="One server or three, of ours and of etcd.")
+    ] = "1",
+    folder: DirOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Measure the locks beside those of Redis and etcd, in one run.
+
+    Uncontended, handed over between processes, and by 1, 16 and 64 clients. Starts a broker with
+    the lock service, redis-server and etcd, each with an empty store in a temporary folder, and
+    stops them at the end. A peer that is not installed is left out, with a word on what to install.
+    """
+    from interlock.bench.locks.play import play
+    from interlock.bench.locks.table import show
+
+    numbers = _numbers("--replicas", replicas, 1, 3, but=(2,))
+    if len(numbers) != 1:
+        raise typer.BadParameter("one server or three, not both", param_hint="--replicas")
+    _end_well()
+    report = base.run(play(quick=quick, replicas=numbers[0], parent=folder, say=_say))
     if json:
         base.emit(report)
     else:
