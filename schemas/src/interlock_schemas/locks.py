@@ -114,6 +114,9 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """When it was acquired, broker's clock. 0: when this message was stored."""
     offered: bool = False
     """Handed over from another holder and not taken up yet."""
+    after: ClaimId | Literal[""] = ""
+    """The claim that it was handed over from. That one ended when this one was granted, also
+    while its record still stands: so to hand over is one message."""
 
 
 class AcquireLock(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -163,6 +166,9 @@ class ReleaseLock(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """The fencing token. 0: stop waiting; refused when the lock is held meanwhile."""
     timed_out_s: float | None = None
     """Stopped waiting because this deadline passed."""
+    at_once: bool = False
+    """Have the record gone before anybody else holds it: something was written under it whose
+    acknowledgement never came."""
 
 
 class EndLock(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -232,6 +238,10 @@ class ClaimAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     asked_seq: int = 0
     held_ns: int = 0
     """When it was acquired, broker's clock; 0 where that is not known yet."""
+    alone: bool = False
+    """Nobody else has a claim to the lock."""
+    after: str = ""
+    """Of the record; what renews it past the service keeps it."""
     holders: tuple[ClaimView, ...] = ()
 
 
@@ -287,6 +297,7 @@ class LockNotice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     asked_ns: int = 0
     asked_seq: int = 0
     held_ns: int = 0
+    after: str = ""
 
 
 ACQUIRE = Command(

@@ -1,7 +1,8 @@
 """Who waits for whom, and whether anybody would wait for ever. Pure.
 
-A waiter goes on when any holder of what it waits for goes on, since that one will give back; who
-waits for nothing goes on. Owners that go unnamed are taken to go on.
+A wait goes on when anyone in its way goes on, since that one will give back; an owner goes on when
+all of its waits do. In the way of a wait are the holders, and whoever is next for what is free and
+not handed over yet. Owners that go unnamed are taken to go on.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,60 +15,70 @@ __all__ = ["describe", "stuck", "victim"]
 Wait = tuple[str, str]
 
 
-def _waits(locks: Mapping[str, Lock]) -> dict[str, set[str]]:
-    waits: dict[str, set[str]] = {}
-    for name, lock in locks.items():
-        for standing in lock.claims.values():
-            if not standing.held and standing.claim.owner:
-                waits.setdefault(standing.claim.owner, set()).add(name)
-    return waits
-
-
-def _holders(lock: Lock | None) -> list[str]:
-    return [s.claim.owner for s in lock.holders] if lock is not None else []
+def _ahead(lock: Lock) -> list[Standing]:
+    """Who holds it once what is free is handed over."""
+    holders = lock.holders
+    return holders + lock.queue[: max(0, lock.slots - len(holders))]
 
 
 def stuck(locks: Mapping[str, Lock], asking: Wait | None = None) -> list[Wait] | None:
     """A circle of waits that nobody leaves by itself, or None.
 
-    With `asking`, a wait that is about to begin, only circles that it would close.
+    With `asking`, a wait that is about to begin or has just begun, only circles that it closes.
     """
-    waits = _waits(locks)
+    in_the_way: dict[str, list[str]] = {}
+    waits: dict[str, set[str]] = {}
+    for name, lock in locks.items():
+        ahead = _ahead(lock)
+        if not ahead or len(ahead) < lock.slots:
+            continue
+        in_the_way[name] = [standing.claim.owner for standing in ahead]
+        served = {standing.id for standing in ahead}
+        for standing in lock.claims.values():
+            if standing.id not in served and standing.claim.owner:
+                waits.setdefault(standing.claim.owner, set()).add(name)
     if asking is not None:
-        waits.setdefault(asking[0], set()).add(asking[1])
+        owner, name = asking
+        lock = locks.get(name)
+        if lock is not None and any(
+            not standing.held and standing.claim.owner == owner for standing in _ahead(lock)
+        ):
+            return None
+        waits.setdefault(owner, set()).add(name)
     blocked = set(waits)
-    changed = True
-    while changed:
-        changed = False
-        for owner in list(blocked):
-            if all(
-                not (holders := _holders(locks.get(name)))
-                or any(holder not in blocked for holder in holders)
-                for name in waits[owner]
-            ):
-                blocked.discard(owner)
-                changed = True
+
+    def goes_on(name: str) -> bool:
+        return name not in in_the_way or any(owner not in blocked for owner in in_the_way[name])
+
+    while freed := {owner for owner in blocked if all(goes_on(name) for name in waits[owner])}:
+        blocked -= freed
+    hopeless = {
+        owner: sorted(name for name in waits[owner] if not goes_on(name)) for owner in blocked
+    }
     if asking is not None:
-        return _circle(locks, waits, blocked, asking[0]) if asking[0] in blocked else None
+        if asking[1] not in hopeless.get(asking[0], ()):
+            return None
+        return _circle(in_the_way, hopeless, asking[0], [asking[1]])
     for owner in sorted(blocked):
-        circle = _circle(locks, waits, blocked, owner)
+        circle = _circle(in_the_way, hopeless, owner, hopeless[owner])
         if circle is not None:
             return circle
     return None
 
 
 def _circle(
-    locks: Mapping[str, Lock], waits: Mapping[str, set[str]], blocked: set[str], start: str
+    in_the_way: Mapping[str, list[str]],
+    waits: Mapping[str, list[str]],
+    start: str,
+    first: list[str],
 ) -> list[Wait] | None:
-    """The shortest way from `start` back to itself along what it waits for, if there is one."""
+    """The shortest way from `start` back to itself that begins with one of `first`, if any."""
     ways: list[list[Wait]] = [[]]
     ends = [start]
     seen = {start}
     for way, owner in zip(ways, ends, strict=True):
-        for name in sorted(waits.get(owner, ())):
-            for holder in sorted(set(_holders(locks.get(name)))):
-                if holder not in blocked and holder != start:
-                    continue
+        for name in waits[owner] if way else first:
+            for holder in sorted(set(in_the_way[name])):
                 further = [*way, (owner, name)]
                 if holder == start:
                     return further

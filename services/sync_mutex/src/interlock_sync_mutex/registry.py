@@ -4,7 +4,7 @@ A replica may be behind. Nothing rests on what it knows but the choice of the ne
 broker then stores only if the group still stands so.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 from urllib.parse import unquote
 
@@ -60,8 +60,16 @@ class Registry:
         """Records that are no claims, since they were last taken away from here."""
 
     def lock(self, token: str, name: str = "") -> Lock:
-        """A lock by the subject token of its name."""
-        return Lock(self._names.get(token, name), self._groups.get(token, {}))
+        """A lock by the subject token of its name, without what has ended but for its record."""
+        group = self._groups.get(token, {})
+        over = _over(group)
+        claims = {id: s for id, s in group.items() if id not in over} if over else group
+        return Lock(self._names.get(token, name), claims)
+
+    def leftovers(self, token: str) -> list[Standing]:
+        """Claims that were handed over, and whose records still stand."""
+        group = self._groups.get(token, {})
+        return [group[id] for id in _over(group) if id in group]
 
     @property
     def locks(self) -> dict[str, Lock]:
@@ -74,14 +82,17 @@ class Registry:
         standing = max(
             (revision for revision, at in markers.values() if now - at < MARKER_S), default=0
         )
-        return max(standing, self.lock(token).revision)
+        return max(standing, self._revision(token))
+
+    def _revision(self, token: str) -> int:
+        return max((s.revision for s in self._groups.get(token, {}).values()), default=0)
 
     def is_last(self, token: str, last: int) -> bool:
         """Whether a group whose last sequence is `last` is as it is known here.
 
         It is where all that may be missing are markers: they go without a word.
         """
-        standing = self.lock(token).revision
+        standing = self._revision(token)
         markers = {revision for revision, _ in self._markers.get(token, {}).values()}
         return last == standing or (last > standing and last in markers)
 
@@ -143,6 +154,9 @@ class Registry:
         """Drop a claim that the broker does not have any more."""
         self._remove(token, id)
         self._forget_marker(token, id)
+        if token not in self._groups and not self._markers.get(token):
+            self._markers.pop(token, None)
+            self._names.pop(token, None)
 
     def sweep(self, now: float) -> None:
         """Drop the markers that are gone."""
@@ -167,6 +181,11 @@ class Registry:
         markers = self._markers.get(token)
         if markers is not None:
             markers.pop(id, None)
+
+
+def _over(group: Mapping[str, Standing]) -> set[str]:
+    """What was handed over to somebody who holds it now."""
+    return {s.claim.after for s in group.values() if s.claim.after and s.held}
 
 
 def _kind(

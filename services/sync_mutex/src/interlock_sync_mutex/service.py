@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -47,7 +47,7 @@ from interlock_schemas.node import NodeLost
 from interlock_schemas.topology import LOCKS
 from interlock_sync_mutex import deadlock, leases
 from interlock_sync_mutex.contract import NODES_LOST
-from interlock_sync_mutex.leases import Lock, Put, Refusal, Standing, Step
+from interlock_sync_mutex.leases import Ended, Lock, Put, Refusal, Standing, Step
 from interlock_sync_mutex.registry import Change, Registry, Told
 from interlock_sync_mutex.settings import Settings
 from interlock_sync_mutex.telling import Teller
@@ -99,20 +99,52 @@ def writes(name: str, step: Step, expected: int, by: str = "") -> list[Write]:
     is under way, and a waiter that has just taken it up would lose what it was told it has.
     """
     group = expecting(expected, locks.group(name))
-    found = []
-    for end in step.ends:
-        headers = {**PURGE, "Nats-TTL": f"{LOCKS.marker_ttl_s}s", _ENDED: end.why}
-        if by:
-            headers[_BY] = envelope.escape(by)
-        if end.why == "not_taken_up":
-            headers |= expecting(end.standing.revision)
-        found.append(Write(locks.claim_subject(name, end.standing.id), b"", headers))
+    found = [
+        _purge(
+            name,
+            end,
+            expecting(end.standing.revision) if end.why == "not_taken_up" else {},
+            by,
+        )
+        for end in step.ends
+    ]
     found += [_put(name, put) for put in step.puts]
     for place, write in enumerate(found):
         if _CONDITION not in write.headers:
             found[place] = Write(write.subject, write.body, {**write.headers, **group})
             break
     return found
+
+
+def with_leftovers(step: Step, leftovers: Sequence[Standing]) -> Step:
+    """The step, with the records that would come back to life when it ends what came after."""
+    ending = {end.standing.claim.after for end in step.ends}
+    back = tuple(Ended(each, "released") for each in leftovers if each.id in ending)
+    return Step(ends=step.ends + back, puts=step.puts) if back else step
+
+
+def handed_over(step: Step) -> Put | None:
+    """The one message that carries out a step in which one gives back and the next one takes.
+
+    Where a purge and a grant would be a batch, which the broker stages in a folder of its own, the
+    grant alone says that the one before is over; its record is removed afterwards.
+    """
+    if len(step.ends) != 1 or len(step.puts) != 1 or step.ends[0].why != "released":
+        return None
+    put = step.puts[0]
+    claim = msgspec.structs.replace(put.claim, after=step.ends[0].standing.id)
+    return Put(put.id, claim, put.ttl_s)
+
+
+def _purge(name: str, end: Ended, condition: Mapping[str, str], by: str = "") -> Write:
+    headers = {
+        **PURGE,
+        "Nats-TTL": f"{LOCKS.marker_ttl_s}s",
+        _ENDED: end.why,
+        **({_BY: envelope.escape(by)} if by else {}),
+        **condition,
+    }
+    return Write(locks.claim_subject(name, end.standing.id), b"", headers)
 
 
 def _put(name: str, put: Put, condition: dict[str, str] | None = None) -> Write:
@@ -229,7 +261,12 @@ class SyncMutex:
     # Steps
 
     async def _change(
-        self, name: str, decide: Callable[[Lock], Step | T], *, by: str = ""
+        self,
+        name: str,
+        decide: Callable[[Lock], Step | T],
+        *,
+        by: str = "",
+        at_once: bool = False,
     ) -> Committed | T:
         """Commit what `decide` says of the lock as it stands; look again where it has changed."""
         token = subjects.token(name)
@@ -242,10 +279,15 @@ class SyncMutex:
                     return decision
                 now = self._loop.time()
                 last = self._registry.last(token, now) if expected is None else expected
+                step = with_leftovers(decision, self._registry.leftovers(token))
+                handing = None if at_once else handed_over(step)
+                messages = (
+                    writes(name, step, last, by)
+                    if handing is None
+                    else writes(name, Step(puts=(handing,)), last)
+                )
                 try:
-                    ack = await self._bus.commit(
-                        writes(name, decision, last, by), timeout_s=self._settings.commit_s
-                    )
+                    ack = await self._bus.commit(messages, timeout_s=self._settings.commit_s)
                 except WrongRevision as error:
                     expected = await self._look_again(token, name, error.last)
                     continue
@@ -253,8 +295,18 @@ class SyncMutex:
                     await self._refresh(token, name)
                     continue
                 self._own[token] = ack.seq
+                if handing is not None:
+                    self._spawn(self._clear(name, step.ends[0].standing))
                 return Committed(decision, ack.seq)
         raise CommandFailed(f"{name} is changing hands all the time: ask again", code="503")
+
+    async def _clear(self, name: str, over: Standing) -> None:
+        """Remove the record of a claim that was handed over."""
+        end = Ended(over, "released")
+        with contextlib.suppress(WrongRevision):
+            await self._bus.commit(
+                [_purge(name, end, expecting(over.revision))], timeout_s=self._settings.commit_s
+            )
 
     def _gate(self, token: str) -> asyncio.Lock:
         gate = self._gates.get(token)
@@ -323,6 +375,8 @@ class SyncMutex:
             await self._change(name, leases.settle)
         finally:
             self._settling.discard(name)
+        # What came free meanwhile was not looked at.
+        self._settle_soon(name)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(self._guarded(work))
@@ -373,6 +427,10 @@ class SyncMutex:
             self._spawn(self._refresh(token, name))
         for name in registry.locks:
             self._settle_soon(name)
+            token = subjects.token(name)
+            for over in registry.leftovers(token):
+                if now - registry.seen(token, over.id) >= _TICK_S:
+                    self._spawn(self._clear(name, over))
         if waiting:
             self._refuse_deadlocks()
         registry.sweep(now)
@@ -417,7 +475,11 @@ class SyncMutex:
         put = outcome.step.puts[0]
         standing = Standing(id, put.claim, outcome.revision(id), 0)
         if standing.held:
-            return msgspec.structs.replace(self._answer(name, standing), fresh=True, held_ns=0)
+            # Stored on the condition that it is as we know it, so that we know who else is there.
+            others = set(self._registry.lock(subjects.token(name)).claims) - {id}
+            return msgspec.structs.replace(
+                self._answer(name, standing), fresh=True, held_ns=0, alone=not others
+            )
         await self._seen(standing.revision)
         if request.owner:
             circle = deadlock.stuck(self._registry.locks, (request.owner, name))
@@ -493,6 +555,7 @@ class SyncMutex:
                 asked_ns=standing.asked_ns,
                 asked_seq=standing.asked_seq,
                 held_ns=standing.held_ns,
+                after=claim.after,
             )
         order = [each.id for each in lock.queue]
         return ClaimAnswer(
@@ -517,11 +580,11 @@ class SyncMutex:
                 lock, request.id, request.token, timed_out=request.timed_out_s is not None
             )
 
-        outcome = await self._change(name, decide)
+        outcome = await self._change(name, decide, at_once=request.at_once)
         if isinstance(outcome, Refusal):
             # It may have been taken a moment ago, past this replica.
             await self._refresh(token, name)
-            outcome = await self._change(name, decide)
+            outcome = await self._change(name, decide, at_once=request.at_once)
         if isinstance(outcome, Refusal):
             raise CommandFailed(outcome.reason, code=outcome.code)
         return _ended(name, outcome)

@@ -67,6 +67,7 @@ def _granted(standing: Standing) -> LockNotice:
         asked_ns=standing.asked_ns,
         asked_seq=standing.asked_seq,
         held_ns=standing.held_ns,
+        after=standing.claim.after,
     )
 
 

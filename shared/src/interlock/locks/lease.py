@@ -70,10 +70,13 @@ class Lease:
         """Set when the lease is lost. Not when it is released."""
         self.lost_reason = ""
         self.released = False
+        self.unsure = False
+        """Something was written under it, and its acknowledgement never came."""
         self._busy = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._alarm = self._loop.call_at(hold.until, self._ran_out)
         self._renewing: asyncio.Task[None] | None = None
+        self._renewal: asyncio.TimerHandle | None = None
         self._on_lost: list[Callable[[], None]] = []
 
     @property
@@ -111,8 +114,19 @@ class Lease:
 
     def start(self) -> None:
         """Renew from now on, until it is released or lost."""
-        if self._renewing is None:
-            self._renewing = self._loop.create_task(self._renew_on())
+        if self._renewal is None:
+            first = renew_after_s(self.claim.ttl_s)
+            self._renewal = self._loop.call_later(first, self._begin_to_renew)
+
+    def _begin_to_renew(self) -> None:
+        # Not before it is due: most locks are given back long before.
+        self._renewing = self._loop.create_task(self._renew_on())
+
+    def _stop_renewing(self) -> None:
+        if self._renewal is not None:
+            self._renewal.cancel()
+        if self._renewing is not None and self._renewing is not asyncio.current_task():
+            self._renewing.cancel()
 
     def when_lost(self, callback: Callable[[], None]) -> None:
         """Have `callback` called, without arguments, when the lease is lost."""
@@ -125,8 +139,7 @@ class Lease:
         self.lost_reason = why
         self.lost.set()
         self._alarm.cancel()
-        if self._renewing is not None and self._renewing is not asyncio.current_task():
-            self._renewing.cancel()
+        self._stop_renewing()
         log.warning("lease lost", lock=self.name, token=self.token, why=why)
         for callback in self._on_lost:
             callback()
@@ -142,7 +155,6 @@ class Lease:
 
     async def _renew_on(self) -> None:
         while True:
-            await asyncio.sleep(renew_after_s(self.claim.ttl_s))
             while not self.lost.is_set():
                 try:
                     await self.renew()
@@ -153,6 +165,7 @@ class Lease:
                     await asyncio.sleep(_RETRY_S * random.uniform(0.5, 1.5))  # noqa: S311
                 else:
                     break
+            await asyncio.sleep(renew_after_s(self.claim.ttl_s))
 
     async def renew(self) -> None:
         """Renew now. Raises LeaseLost, and BusUnavailable when it could not be done yet."""
@@ -195,11 +208,17 @@ class Lease:
                 )
                 try:
                     return (await self._locker.bus.commit([write], timeout_s=timeout_s)).seq
+                except BusUnavailable:
+                    self.unsure = True
+                    raise
+                except asyncio.CancelledError:
+                    self.unsure = True
+                    raise
                 except WrongRevision:
                     # Lost, or an earlier renewal was stored that nobody told us of.
                     sent = self._loop.time()
                     try:
-                        revision = await self._locker.renew_by_service(
+                        revision = await self._locker.renew(
                             self, timeout_s=max(0.05, self.remaining_s)
                         )
                     except LockRefused as error:
@@ -214,9 +233,7 @@ class Lease:
 
         Raises BusUnavailable when that could not be told; it ends by itself then.
         """
-        if self._renewing is not None:
-            self._renewing.cancel()
-            self._renewing = None
+        self._stop_renewing()
         async with self._busy:
             self._alarm.cancel()
             if self.released or self.lost.is_set():
@@ -235,11 +252,14 @@ class LockContext:
         self._lease: Lease | None = None
         self._task: asyncio.Task[Any] | None = None
         self._cancelled = False
+        self._cancelling = 0
+        """How often the task had been cancelled before: it may be on its way out already."""
 
     async def __aenter__(self) -> Lease:
         """Take it."""
         self._lease = lease = await self._acquire()
-        self._task = asyncio.current_task()
+        self._task = task = asyncio.current_task()
+        self._cancelling = task.cancelling() if task is not None else 0
         if self._on_lost == "cancel":
             lease.when_lost(self._cancel)
             if lease.lost.is_set():
@@ -263,12 +283,16 @@ class LockContext:
         if lease is None:
             return
         if self._cancelled and task is not None:
-            cancelled_by_others = task.uncancel() > 0
-            if not cancelled_by_others and (kind is None or kind is asyncio.CancelledError):
-                if kind is None:
-                    # The body ended in the same turn, before the cancellation reached it.
-                    with contextlib.suppress(asyncio.CancelledError):
-                        await asyncio.sleep(0)
+            # Where the loss came to light in the body itself, or as it ended, our cancellation is
+            # still to come. It comes here, and nowhere after.
+            stray = task.uncancel() <= self._cancelling and kind is not asyncio.CancelledError
+            if stray:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0)
+            by_others = task.cancelling() > self._cancelling
+            if by_others and stray:
+                raise asyncio.CancelledError
+            if not by_others and (kind is None or kind is asyncio.CancelledError):
                 lease.check()
             return
         if lease.lost.is_set():
@@ -276,9 +300,6 @@ class LockContext:
                 lease.check()
             return
         try:
-            await asyncio.shield(self._give_back(lease))
+            await lease.release()
         except BusUnavailable as failure:
             log.warning("not given back: it runs out", lock=lease.name, why=str(failure))
-
-    async def _give_back(self, lease: Lease) -> None:
-        await lease.release()

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from interlock import logs
-from interlock.bus import ApiError, Bus, Write
+from interlock.bus import Ack, ApiError, Bus, Write
 from interlock.clock import parse_ns, rfc3339_ns
 from interlock.conditional import PURGE, expecting
 from interlock.errors import (
@@ -28,6 +28,7 @@ from interlock.errors import (
     LeaseLost,
     LockBusy,
     LockDeadlock,
+    LockError,
     LockRefused,
     LockTimeout,
     PublishRefused,
@@ -57,11 +58,13 @@ RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
 
 _KEEP_S: Final = 1.8
-_TRY_S: Final = 2.0
+_TRY_S: Final = 1.5
 _PAUSE_S: Final = 0.1
 #: The marker of what we gave back is named for so long, and then taken to be gone.
 _MARKER_S: Final = 0.9
 _MOST_MARKERS: Final = 4_096
+#: How long to try to say that we have left; a waiting claim is gone by itself before.
+_DEPART_S: Final = 8.0
 
 log = logs.get_logger("interlock.locks")
 
@@ -97,6 +100,7 @@ class _Granted(msgspec.Struct, frozen=True):
     asked_ns: int
     asked_seq: int
     held_ns: int
+    after: str
 
 
 class _Waiter:
@@ -104,7 +108,7 @@ class _Waiter:
 
     def __init__(self, request: AcquireLock) -> None:
         self.request = request
-        self.notices: asyncio.Queue[LockNotice] = asyncio.Queue()
+        self.notices: asyncio.Queue[LockNotice | None] = asyncio.Queue()
         self.answer: ClaimAnswer | None = None
         """That it waits; None: it is not known to."""
         self.queued = False
@@ -159,8 +163,10 @@ class Locker:
         self._direct = direct
         self._client = secrets.token_hex(8)
         self._loop = asyncio.get_running_loop()
-        self._listening: asyncio.Future[None] | None = None
-        self._notices: dict[str, asyncio.Queue[LockNotice]] = {}
+        self._listening = False
+        self._to_listen = asyncio.Lock()
+        self._closed = False
+        self._notices: dict[str, asyncio.Queue[LockNotice | None]] = {}
         self._leases: dict[str, Lease] = {}
         self._markers: dict[str, tuple[int, float]] = {}
         self._owners: weakref.WeakKeyDictionary[asyncio.Task[Any], str] = (
@@ -218,6 +224,8 @@ class Locker:
 
     async def acquire(self, ask: Ask) -> Lease:
         """Take a lock. Raises LockBusy, LockTimeout, LockDeadlock, LockRefused, BusUnavailable."""
+        if self._closed:
+            raise BusUnavailable(f"{ask.request.name} was not asked for: the connection is closed")
         lease = await self._take(ask.request) if self._direct else None
         if lease is None:
             lease = await self._queue(ask)
@@ -233,22 +241,28 @@ class Locker:
         claim = claim_of(request)
         body = msgspec.json.encode(claim)
         group = locks.group(request.name)
-        marker, until = self._markers.pop(request.name, (0, 0.0))
-        last = marker if self._loop.time() < until else 0
-        for _ in range(2):
+        marker, since = self._markers.pop(request.name, (0, 0.0))
+        last = marker if self._loop.time() - since < _MARKER_S else 0
+        for _ in range(3):
             sent = self._loop.time()
             write = Write(
                 locks.claim_subject(request.name, request.id),
                 body,
                 {"Nats-TTL": f"{max(1, math.ceil(request.ttl_s))}s", **expecting(last, group)},
             )
+            taking = self._loop.create_task(self.bus.commit([write], timeout_s=_TRY_S))
             try:
-                ack = await self.bus.commit([write], timeout_s=_TRY_S)
+                ack = await asyncio.shield(taking)
+            except asyncio.CancelledError:
+                # What was sent may be stored all the same, and would stand for a whole lease.
+                self.leave(self._undo(request, taking))
+                raise
             except WrongRevision as error:
-                if error.last == 0 and last:
-                    last = 0
-                    continue
-                return None
+                if error.last is None or error.last == last or error.last not in (0, marker):
+                    return None
+                # Our own marker goes after about a second; we cannot tell just when.
+                last = error.last
+                continue
             except PublishRefused as error:
                 log.info("locks go through the service from now on", why=str(error))
                 self._direct = False
@@ -263,13 +277,25 @@ class Locker:
             )
         return None
 
+    async def _undo(self, request: AcquireLock, taking: "asyncio.Task[Ack]") -> None:
+        """Give back what nobody waits for any more, once it is known whether it was stored."""
+        await asyncio.wait((taking,))
+        error = taking.exception()
+        if error is None:
+            ack = taking.result()
+            if ack.seq and await self._purge(request.name, str(request.id), ack.seq):
+                return
+        elif not isinstance(error, BusUnavailable):
+            return
+        await self._depart(request)
+
     # Beside others
 
     async def _queue(self, ask: Ask) -> Lease:
-        await self._listen()
         waiter = _Waiter(ask.request)
         self._notices[waiter.id] = waiter.notices
         try:
+            await self._listen()
             return await self._wait(ask, waiter)
         except (LockDeadlock, LockRefused):
             raise
@@ -288,6 +314,10 @@ class Locker:
     async def _wait(self, ask: Ask, waiter: "_Waiter") -> Lease:
         deadline = self._loop.time() + ask.wait_s
         while True:
+            if self._closed:
+                raise BusUnavailable(
+                    f"{ask.request.name} was not granted before the connection was closed"
+                )
             try:
                 if waiter.answer is None:
                     granted = await self._enter(ask, waiter)
@@ -316,7 +346,11 @@ class Locker:
         answer = await self._command(locks.ACQUIRE, waiter.request, max(ask.wait_s, _TRY_S))
         if answer.state == "held":
             granted = _granted_by(answer)
-            lease = self._lease(waiter.request, granted, sent) if answer.fresh else None
+            lease = (
+                self._lease(waiter.request, granted, sent, alone=answer.alone)
+                if answer.fresh
+                else None
+            )
             return lease or granted
         waiter.waits(answer, sent)
         return None
@@ -324,7 +358,7 @@ class Locker:
     async def _linger(self, waiter: "_Waiter", deadline: float) -> "_Granted | None":
         """Wait for the grant for a while, and say that we are still here."""
         granted = await self._hear(waiter.notices, min(_KEEP_S, deadline - self._loop.time()))
-        if granted is not None or self._loop.time() >= deadline:
+        if granted is not None or self._closed or self._loop.time() >= deadline:
             return granted
         sent = self._loop.time()
         keep = KeepWaiting(name=waiter.request.name, id=waiter.id)
@@ -335,16 +369,23 @@ class Locker:
         return None
 
     async def _hear(
-        self, notices: "asyncio.Queue[LockNotice]", patience_s: float
+        self, notices: "asyncio.Queue[LockNotice | None]", patience_s: float
     ) -> _Granted | None:
         try:
             async with asyncio.timeout(max(0.0, patience_s)):
                 notice = await notices.get()
         except TimeoutError:
             return None
+        if notice is None:
+            return None
         if notice.what == "granted":
             return _Granted(
-                notice.token, notice.revision, notice.asked_ns, notice.asked_seq, notice.held_ns
+                notice.token,
+                notice.revision,
+                notice.asked_ns,
+                notice.asked_seq,
+                notice.held_ns,
+                notice.after,
             )
         if notice.deadlock:
             raise LockDeadlock(notice.reason.removeprefix("deadlock: "))
@@ -356,7 +397,10 @@ class Locker:
         """Renew what was handed over: only then it is ours."""
         request = waiter.request
         claim = msgspec.structs.replace(
-            claim_of(request), asked_ns=granted.asked_ns, asked_seq=granted.asked_seq
+            claim_of(request),
+            asked_ns=granted.asked_ns,
+            asked_seq=granted.asked_seq,
+            after=granted.after,
         )
         surely_waited_at = waiter.waiting_at
         while True:
@@ -365,14 +409,16 @@ class Locker:
                 claim, waiter.id, granted.token, granted.revision, granted.held_ns, _TRY_S
             )
             granted = msgspec.structs.replace(granted, revision=revision)
-            acked = self._loop.time()
-            lease = self._lease(request, granted, sent)
-            if lease is not None and confirmed(request.ttl_s, surely_waited_at, acked):
-                return lease
+            if confirmed(request.ttl_s, surely_waited_at, self._loop.time()):
+                lease = self._lease(request, granted, sent)
+                if lease is not None:
+                    return lease
             # A second one is stored after anything that the first may have crossed.
             surely_waited_at = math.inf
 
-    def _lease(self, request: AcquireLock, granted: _Granted, sent: float) -> Lease | None:
+    def _lease(
+        self, request: AcquireLock, granted: _Granted, sent: float, *, alone: bool = False
+    ) -> Lease | None:
         """A lease that can still be rested on, or None."""
         hold = Hold(request.ttl_s, sent, sent, request.max_age_s)
         if self._loop.time() >= hold.until:
@@ -382,6 +428,7 @@ class Locker:
             asked_ns=granted.asked_ns,
             asked_seq=granted.asked_seq,
             held_ns=granted.held_ns,
+            after=granted.after,
         )
         return Lease(
             self,
@@ -390,7 +437,7 @@ class Locker:
             token=granted.token,
             revision=granted.revision,
             hold=hold,
-            alone=False,
+            alone=alone,
         )
 
     async def _timed_out(self, ask: Ask, waiter: "_Waiter") -> InterlockError:
@@ -415,21 +462,35 @@ class Locker:
 
     def _abandon(self, request: AcquireLock, *, timed_out_s: float | None = None) -> None:
         """Say that we do not wait any more; and give back what we were handed in that moment."""
-        leaving = ReleaseLock(name=request.name, id=str(request.id), timed_out_s=timed_out_s)
-        keep = KeepWaiting(name=request.name, id=str(request.id))
+        self.leave(self._depart(request, timed_out_s))
 
-        async def leave() -> None:
-            with contextlib.suppress(InterlockError):
-                try:
-                    await self._command(locks.RELEASE, leaving, _TRY_S)
-                except LockRefused:
-                    token = (await self._command(locks.KEEP, keep, _TRY_S)).token
-                    held = msgspec.structs.replace(leaving, token=token)
-                    await self._command(locks.RELEASE, held, _TRY_S)
-
-        task = self._loop.create_task(leave())
+    def leave(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """Have something given back in the background; `close` waits for it."""
+        task = self._loop.create_task(work)
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
+        return task
+
+    async def _depart(self, request: AcquireLock, timed_out_s: float | None = None) -> None:
+        leaving = ReleaseLock(name=request.name, id=str(request.id), timed_out_s=timed_out_s)
+        keep = KeepWaiting(name=request.name, id=str(request.id))
+        deadline = self._loop.time() + _DEPART_S
+        while self._loop.time() < deadline:
+            try:
+                await self._command(locks.RELEASE, leaving, _TRY_S)
+            except LockRefused:
+                # It holds by now, and is given back by its token.
+                with contextlib.suppress(LockError, BusUnavailable):
+                    token = (await self._command(locks.KEEP, keep, _TRY_S)).token
+                    leaving = msgspec.structs.replace(leaving, token=token)
+                    continue
+            except BusUnavailable:
+                await asyncio.sleep(_PAUSE_S)
+                continue
+            except LockError:
+                return
+            else:
+                return
 
     # Holding
 
@@ -451,17 +512,6 @@ class Locker:
         except _GoneError as error:
             raise LockRefused(str(error)) from None
 
-    async def renew_by_service(self, lease: Lease, *, timeout_s: float) -> int:
-        """Renew a lease whose revision is not known. Raises LockRefused when it is gone."""
-        renewal = RenewLock(
-            name=lease.name, id=lease.id, token=lease.token, ttl_s=lease.claim.ttl_s
-        )
-        try:
-            answer = await self._command(locks.RENEW, renewal, timeout_s)
-        except _GoneError as error:
-            raise LockRefused(str(error)) from None
-        return answer.revision
-
     async def _renew(
         self, claim: Claim, id: str, token: int, revision: int, held_ns: int, timeout_s: float
     ) -> int:
@@ -469,25 +519,44 @@ class Locker:
             record = msgspec.structs.replace(
                 claim, state="held", token=token, held_ns=held_ns, offered=False
             )
-            write = Write(
-                locks.claim_subject(claim.name, id),
-                msgspec.json.encode(record),
-                {
-                    "Nats-TTL": f"{max(1, math.ceil(claim.ttl_s))}s",
-                    **expecting(revision),
-                },
-            )
-            try:
-                ack = await self.bus.commit([write], timeout_s=timeout_s)
-            except PublishRefused:
-                # Gone, or stored already by an attempt whose answer was lost: the service knows.
-                pass
-            else:
-                if ack.seq:
-                    return ack.seq
+            body = msgspec.json.encode(record)
+            at: int | None = revision
+            while at is not None:
+                write = Write(
+                    locks.claim_subject(claim.name, id),
+                    body,
+                    {"Nats-TTL": f"{max(1, math.ceil(claim.ttl_s))}s", **expecting(at)},
+                )
+                try:
+                    ack = await self.bus.commit([write], timeout_s=timeout_s)
+                except WrongRevision:
+                    # Gone; or it was renewed by an attempt whose answer was lost.
+                    found = await self._find(claim.name, id, token, timeout_s)
+                    at = found if found != at else None
+                except PublishRefused:
+                    break
+                else:
+                    if ack.seq:
+                        return ack.seq
+                    break
         renewal = RenewLock(name=claim.name, id=id, token=token, ttl_s=claim.ttl_s)
         answer = await self._command(locks.RENEW, renewal, timeout_s)
         return answer.revision
+
+    async def _find(self, name: str, id: str, token: int, timeout_s: float) -> int | None:
+        """The revision of a claim that holds under this token, or None."""
+        subject = locks.claim_subject(name, id)
+        try:
+            answer = await self.bus.api(
+                f"STREAM.MSG.GET.{LOCKS.stream}",
+                {"last_by_subj": subject},
+                timeout_s=min(timeout_s, _TRY_S),
+            )
+            seq = int(answer["message"]["seq"])
+            claim = msgspec.json.decode(decode_message(answer["message"])[1], type=Claim)
+        except (ApiError, BusUnavailable, msgspec.DecodeError):
+            return None
+        return seq if claim.state == "held" and (claim.token or seq) == token else None
 
     async def _stored_ns(self, seq: int, timeout_s: float) -> int:
         """When a record was stored, broker's clock; 0 where that cannot be told."""
@@ -500,31 +569,14 @@ class Locker:
         return parse_ns(answer["message"]["time"])
 
     async def release(self, lease: Lease, *, timeout_s: float) -> None:
-        """Give a lease back."""
+        """Give a lease back. Raises BusUnavailable when that could not be told in time."""
         deadline = self._loop.time() + timeout_s
-        if self._direct and lease.alone:
-            write = Write(
-                locks.claim_subject(lease.name, lease.id),
-                b"",
-                {
-                    **PURGE,
-                    "Nats-TTL": f"{LOCKS.marker_ttl_s}s",
-                    "interlock-ended": "released",
-                    **expecting(lease.revision, locks.group(lease.name)),
-                },
-            )
-            try:
-                ack = await self.bus.commit([write], timeout_s=_TRY_S)
-            except (PublishRefused, BusUnavailable):
-                # Somebody waits for it: the service hands it over.
-                pass
-            else:
-                if len(self._markers) >= _MOST_MARKERS:
-                    self._markers.clear()
-                self._markers[lease.name] = (ack.seq, self._loop.time() + _MARKER_S)
-                return
         release = ReleaseLock(name=lease.name, id=lease.id, token=lease.token)
+        alone_at = lease.revision if lease.alone else None
         while True:
+            if self._direct and alone_at and await self._purge(lease.name, lease.id, alone_at):
+                return
+            # Somebody waits for it: the service hands it over.
             try:
                 await self._command(locks.RELEASE, release, _TRY_S)
             except (_GoneError, LockRefused):
@@ -533,8 +585,30 @@ class Locker:
                 if self._loop.time() >= deadline:
                     raise
                 await asyncio.sleep(_PAUSE_S)
+                alone_at = await self._find(lease.name, lease.id, lease.token, _TRY_S)
             else:
                 return
+
+    async def _purge(self, name: str, id: str, revision: int) -> bool:
+        """Remove the one claim that there is to a lock; False where that is for the service."""
+        write = Write(
+            locks.claim_subject(name, id),
+            b"",
+            {
+                **PURGE,
+                "Nats-TTL": f"{LOCKS.marker_ttl_s}s",
+                "interlock-ended": "released",
+                **expecting(revision, locks.group(name)),
+            },
+        )
+        try:
+            ack = await self.bus.commit([write], timeout_s=_TRY_S)
+        except (PublishRefused, BusUnavailable):
+            return False
+        if len(self._markers) >= _MOST_MARKERS:
+            self._markers.clear()
+        self._markers[name] = (ack.seq, self._loop.time() + _MARKER_S)
+        return True
 
     def forget(self, id: str) -> None:
         """A lease is over."""
@@ -573,16 +647,11 @@ class Locker:
         return reply
 
     async def _listen(self) -> None:
-        if self._listening is None:
-            self._listening = self._loop.create_future()
-            try:
+        async with self._to_listen:
+            if not self._listening:
                 await self.bus.listen(subjects.lock_notice(self._client), self._on_notice)
                 await self.bus.flush()
-            except BaseException:
-                self._listening = None
-                raise
-            self._listening.set_result(None)
-        await self._listening
+                self._listening = True
 
     def _on_notice(self, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:
         del subject, reply, headers
@@ -599,12 +668,22 @@ class Locker:
         waiting = self._notices.get(notice.id)
         if waiting is not None:
             waiting.put_nowait(notice)
+        elif notice.what == "granted" and not self._closed:
+            # We have left, and our leaving was overtaken by the grant.
+            self.leave(self._return(notice))
+
+    async def _return(self, notice: LockNotice) -> None:
+        release = ReleaseLock(name=notice.name, id=notice.id, token=notice.token)
+        with contextlib.suppress(InterlockError):
+            await self._command(locks.RELEASE, release, _TRY_S)
 
     async def close(self) -> None:
-        """Give everything back."""
-        await asyncio.gather(
-            *(lease.release() for lease in list(self._leases.values())), return_exceptions=True
-        )
+        """Give everything back, and end whatever waits."""
+        self._closed = True
+        for notices in self._notices.values():
+            notices.put_nowait(None)
+        leases = list(self._leases.values())
+        await asyncio.gather(*(each.release() for each in leases), return_exceptions=True)
         if self._leaving:
             await asyncio.wait(self._leaving, timeout=_TRY_S)
 
@@ -615,5 +694,10 @@ class _GoneError(LeaseLost):
 
 def _granted_by(answer: ClaimAnswer) -> _Granted:
     return _Granted(
-        answer.token, answer.revision, answer.asked_ns, answer.asked_seq, answer.held_ns
+        answer.token,
+        answer.revision,
+        answer.asked_ns,
+        answer.asked_seq,
+        answer.held_ns,
+        answer.after,
     )
