@@ -550,7 +550,7 @@ class Lane:
         """See to each publish of a refused batch by itself, under its own id."""
         if unit.group is not None:
             self._answers.gather(unit.entries, unit.group)
-        log.info(
+        log.debug(
             "batch refused, publishing one by one",
             messages=len(unit.entries),
             why=refusal.description,
