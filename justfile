@@ -57,6 +57,11 @@ lint: setup
 [group("check")]
 check: lint test
 
+# Search the larger models of the locks for an interleaving that breaks a rule; minutes, gigabytes
+[group("check")]
+model part="": setup
+    python -m tests.model "{{ part }}"
+
 # Kill services and broker for an hour and keep the books
 [group("check")]
 soak seconds="3600": setup

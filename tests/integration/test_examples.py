@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from interlock.errors import StaleToken
+from interlock.locks.fence import FileFence
 from tests.conftest import PATIENCE_S, Up
 
 EXAMPLES = Path(__file__).parent.parent.parent / "docs" / "examples"
@@ -79,3 +81,22 @@ def test_a_python_consumer_handles_what_is_published(up: Up) -> None:
         process.terminate()
         process.wait(timeout=PATIENCE_S)
         process.stdout.close()
+
+
+def test_exports_under_a_lock_replace_one_another_and_no_newer_one(up: Up, tmp_path: Path) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    tokens = []
+    for command in ([sys.executable, "-W", "error", "lock.py"], ["bash", "lock.sh"]):
+        told = subprocess.run(
+            [*command[:-1], str(EXAMPLES / command[-1])],
+            env=up.env | {"PATH": path, "EXPORTS": str(tmp_path)},
+            capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+        )  # fmt: skip
+        assert told.returncode == 0, told.stderr
+        tokens.append(int(told.stdout.split("exported under token ")[1]))
+        assert (tmp_path / "hex8_2p.txt").read_text() == "games\n"
+    assert tokens[0] < tokens[1]
+    assert sorted(each.name for each in tmp_path.iterdir()) == [".fence", "hex8_2p.txt"]
+    stale = FileFence(tmp_path / ".fence")
+    with pytest.raises(StaleToken):
+        stale.write("hex8_2p.txt", tokens[0], tmp_path / "hex8_2p.txt", b"old")

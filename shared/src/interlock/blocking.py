@@ -5,22 +5,107 @@ Each call returns when the work is done: a script that publishes and exits loses
 """
 
 import asyncio
+import concurrent.futures
 import contextlib
+import itertools
+import secrets
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
+from interlock.errors import BusUnavailable
 from interlock.fleet import Fleet, ReceiptT, Received, connect
+from interlock.locks.lease import Lease
 from interlock.outbox import Status, Stored
 from interlock.redelivery import RetryPolicy
 from interlock.settings import ConnectionSettings
 from interlock_schemas.event import Event, OpenEvent, Payload
+from interlock_schemas.locks import Priority
 
-__all__ = ["BlockingFleet", "connect_blocking"]
+__all__ = ["BlockingFleet", "BlockingLease", "connect_blocking"]
 
 T = TypeVar("T")
+
+
+def _wait(work: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
+    """Have the loop's thread do something, and wait until it is done."""
+    try:
+        future = asyncio.run_coroutine_threadsafe(work, loop)
+    except RuntimeError:
+        work.close()
+        raise BusUnavailable("the connection is closed: connect again") from None
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
+class BlockingLease:
+    """`Lease`, for code that blocks. Made by `BlockingFleet.lock`; used from any thread."""
+
+    def __init__(self, lease: Lease, loop: asyncio.AbstractEventLoop) -> None:
+        self._lease = lease
+        self._loop = loop
+        self.lost = threading.Event()
+        """Set when the lease is lost. Not when it is given back."""
+        lease.when_lost(self.lost.set)
+        if lease.lost.is_set():
+            self.lost.set()
+
+    @property
+    def name(self) -> str:
+        """The lock."""
+        return self._lease.name
+
+    @property
+    def token(self) -> int:
+        """The fencing token: it rises with each grant of this lock, for ever."""
+        return self._lease.token
+
+    @property
+    def held(self) -> bool:
+        """Whether it may be rested on at this moment."""
+        return self._lease.held
+
+    @property
+    def remaining_s(self) -> float:
+        """How long it may be rested on without another renewal, seconds."""
+        return self._lease.remaining_s
+
+    @property
+    def lost_reason(self) -> str:
+        """Why it was lost; empty while it was not."""
+        return self._lease.lost_reason
+
+    def check(self) -> None:
+        """Raise LeaseLost unless it may be rested on at this moment. Costs no round trip.
+
+        Call it between the steps of the work: nothing else can interrupt them.
+        """
+        lease = self._lease
+        if lease.held:
+            return
+        if not (lease.released or lease.lost.is_set()):
+            # Out of time: for the thread that renews it to note.
+            _wait(self._check(), self._loop)
+        lease.check()
+
+    def headers(self) -> dict[str, str]:
+        """What a message written under this lock says of it. Raises LeaseLost."""
+        return _wait(self._headers(), self._loop)
+
+    def put(self, key: str, value: bytes, *, timeout_s: float = 10.0) -> int:
+        """As `Lease.put`: write Interlock's own state, stored only if this lease stands then."""
+        return _wait(self._lease.put(key, value, timeout_s=timeout_s), self._loop)
+
+    async def _check(self) -> None:
+        self._lease.check()
+
+    async def _headers(self) -> dict[str, str]:
+        return self._lease.headers()
 
 
 class BlockingFleet(Generic[ReceiptT]):
@@ -29,14 +114,12 @@ class BlockingFleet(Generic[ReceiptT]):
     def __init__(self, fleet: Fleet[ReceiptT], loop: asyncio.AbstractEventLoop) -> None:
         self._fleet = fleet
         self._loop = loop
+        self._threads = threading.local()
+        self._numbers = itertools.count(1)
+        self._id = secrets.token_hex(8)
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+        return _wait(work, self._loop)
 
     def publish(
         self,
@@ -78,6 +161,83 @@ class BlockingFleet(Generic[ReceiptT]):
     def outbox_status(self) -> Status:
         """As ``await fleet.outbox.status()``: how the outbox stands."""
         return self._wait(self._fleet.outbox.status())
+
+    @contextlib.contextmanager
+    def lock(
+        self,
+        name: str,
+        *,
+        ttl: float = 30.0,
+        wait: float = 60.0,
+        priority: Priority = "normal",
+        slots: int = 1,
+        max_age: float | None = None,
+        note: str = "",
+        owner: str | None = None,
+    ) -> Iterator[BlockingLease]:
+        """Hold a lock for a block, as `Fleet.lock`: ``with fleet.lock("export:hex8_2p") as lease``.
+
+        It is renewed in the background and given back at the end. `owner`: who asks, in deadlocks;
+        this thread, if left out.
+
+        Nothing can interrupt the block when the lease is lost: call ``lease.check()`` between its
+        steps, and show ``lease.token`` to whatever stores. A block that comes to its end without an
+        error after the lease was lost raises LeaseLost. Raises what `Fleet.lock` raises.
+        """
+        who = self._owner() if owner is None else owner
+        granted: concurrent.futures.Future[BlockingLease] = concurrent.futures.Future()
+        done = asyncio.Event()
+
+        async def hold() -> None:
+            try:
+                async with self._fleet.lock(
+                    name,
+                    ttl=ttl,
+                    wait=wait,
+                    priority=priority,
+                    slots=slots,
+                    max_age=max_age,
+                    note=note,
+                    owner=who,
+                    on_lost="signal",
+                ) as lease:
+                    granted.set_result(BlockingLease(lease, self._loop))
+                    await done.wait()
+            except asyncio.CancelledError:
+                if granted.done():
+                    raise
+                granted.set_exception(BusUnavailable(f"{name}: the connection was closed"))
+            except BaseException as error:
+                if granted.done():
+                    raise
+                granted.set_exception(error)
+
+        holding = asyncio.run_coroutine_threadsafe(hold(), self._loop)
+        try:
+            lease = granted.result()
+        except BaseException:
+            # Also for Ctrl-C: whoever waits leaves the queue, what was granted just now goes back.
+            holding.cancel()
+            raise
+        try:
+            yield lease
+            lease.check()
+        finally:
+            # Where the connection is closed by now, that has given it back.
+            with contextlib.suppress(RuntimeError, concurrent.futures.CancelledError):
+                self._loop.call_soon_threadsafe(done.set)
+                holding.result()
+
+    def _owner(self) -> str:
+        owner: str | None = getattr(self._threads, "owner", None)
+        if owner is None:
+            number = next(self._numbers)
+            owner = self._threads.owner = f"{self._fleet.source[:150]}/{self._id}#{number}"
+        return owner
+
+    def fenced_state(self, key: str) -> bytes | None:
+        """As `Fleet.fenced_state`: what `BlockingLease.put` has stored; None where nothing is."""
+        return self._wait(self._fleet.fenced_state(key))
 
     def consume(
         self,
@@ -159,7 +319,16 @@ def _blocking(
             yield BlockingFleet(fleet, loop)
         finally:
             asyncio.run_coroutine_threadsafe(connection.__aexit__(None, None, None), loop).result()
+            asyncio.run_coroutine_threadsafe(_end_others(), loop).result()
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+async def _end_others() -> None:
+    """End what other threads still wait for: nobody would ever answer them."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)

@@ -39,9 +39,9 @@ def stuck(locks: Mapping[str, Lock], asking: Wait | None = None) -> list[Wait] |
                 waits.setdefault(standing.claim.owner, set()).add(name)
     if asking is not None:
         owner, name = asking
-        lock = locks.get(name)
-        if lock is not None and any(
-            not standing.held and standing.claim.owner == owner for standing in _ahead(lock)
+        asked = locks.get(name)
+        if asked is not None and any(
+            not standing.held and standing.claim.owner == owner for standing in _ahead(asked)
         ):
             return None
         waits.setdefault(owner, set()).add(name)

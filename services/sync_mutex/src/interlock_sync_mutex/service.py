@@ -477,13 +477,19 @@ class SyncMutex:
         if standing.held:
             # Stored on the condition that it is as we know it, so that we know who else is there.
             others = set(self._registry.lock(subjects.token(name)).claims) - {id}
+            # Told besides: who has given up meanwhile, after a request that lay somewhere for long,
+            # gives it back at once.
+            self._teller.granted(standing)
             return msgspec.structs.replace(
                 self._answer(name, standing), fresh=True, held_ns=0, alone=not others
             )
         await self._seen(standing.revision)
         if request.owner:
-            circle = deadlock.stuck(self._registry.locks, (request.owner, name))
-            if circle is not None:
+            all_locks = self._registry.locks
+            circle = deadlock.stuck(all_locks, (request.owner, name))
+            chosen = deadlock.victim(all_locks, circle) if circle is not None else None
+            # Where several close it at once, the youngest is refused, and the others go on.
+            if circle is not None and (chosen is None or chosen[1].id == id):
                 why = deadlock.describe(circle)
                 await self._refuse(name, id, why)
                 raise CommandFailed(why, code="508")

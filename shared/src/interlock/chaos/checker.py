@@ -51,6 +51,8 @@ class Happened(msgspec.Struct, frozen=True):
     fault: Fault
     start_at: float
     end_at: float
+    whole_at: float = 0.0
+    """When all servers were seen to be whole again, for a fault of the broker."""
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ clients were heard of again, so that how long they took can be told.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Final
 
 from interlock.broker import BrokerNotReadyError
@@ -17,7 +17,7 @@ from interlock.chaos.checker import Happened
 from interlock.chaos.network import Network
 from interlock.chaos.proxy import Slow
 from interlock.chaos.schedule import Fault
-from interlock.chaos.workers import Worker
+from interlock.chaos.workers import AnyWorker
 from interlock.cluster import LocalCluster
 
 __all__ = ["Breaker"]
@@ -36,19 +36,21 @@ class Breaker:
         self,
         cluster: LocalCluster,
         network: Network,
-        publishers: Sequence[Worker],
-        consumers: Sequence[Worker],
+        workers: Mapping[str, Sequence[AnyWorker]],
         tell: Callable[[str], None],
+        over: Callable[[float, Container[AnyWorker]], bool],
     ) -> None:
-        """``tell`` is called with a line for a person after each fault."""
+        """``workers``: by what the kinds of their faults begin with. ``tell`` is called with a line
+        for a person after each fault. ``over``: whether all those that are not broken themselves
+        have done something since a time."""
         self.happened: list[Happened] = []
         """What was carried out, by end."""
         self._cluster = cluster
         self._network = network
-        self._publishers = publishers
-        self._consumers = consumers
+        self._workers = workers
         self._tell = tell
-        self._hit: set[Worker] = set()
+        self._over = over
+        self._hit: set[AnyWorker] = set()
 
     async def run(self, schedule: Iterable[Fault], *, seconds: float) -> None:
         """Carry out the schedule; return when the last fault has ended, or time is up.
@@ -59,7 +61,7 @@ class Breaker:
         begun = time.monotonic()
         faults = list(schedule)
         async with asyncio.TaskGroup() as group:
-            for lane in ("broker", "client"):
+            for lane in ("broker", "client", "service"):
                 mine = [fault for fault in faults if fault.lane == lane]
                 group.create_task(self._lane(mine, begun, begun + seconds))
 
@@ -100,28 +102,38 @@ class Breaker:
         server.resume()
         await network.heal(fault.target, deliver=fault.deliver)
         await server.start()
-        self.happened.append(Happened(fault, start_at, end_at))
         whole, told = await self._recovered(end_at, until, hasty=fault.hasty)
+        self.happened.append(Happened(fault, start_at, end_at, ledger.now()))
         self._tell(f"{fault.describe()}: {told}")
         return whole
 
     async def _client_fault(self, fault: Fault, length: float) -> None:
-        workers = self._publishers if fault.kind.startswith("publisher") else self._consumers
-        worker = workers[fault.target]
-        kill = fault.kind.endswith("kill")
+        who, _, how = fault.kind.partition("_")
+        worker = self._workers[who][fault.target]
         start_at = ledger.now()
-        if not (await worker.kill() if kill else worker.freeze()):
-            self._tell(f"{fault.describe()}: it does not run")
+        match how:
+            case "kill":
+                done = await worker.kill()
+            case "freeze":
+                done = worker.freeze()
+            case _:
+                done = worker.jump(fault.offset_s)
+        if not done:
+            self._tell(f"{fault.describe()}: it cannot be done now")
             return
-        self._hit.add(worker)
+        if how != "clock":
+            self._hit.add(worker)
         await asyncio.sleep(length)
         end_at = ledger.now()
-        if kill:
-            worker.restart()
-        else:
-            worker.thaw()
+        match how:
+            case "kill":
+                worker.restart()
+            case "freeze":
+                worker.thaw()
+            case _:
+                worker.jump(0.0)
         self._hit.discard(worker)
-        self.happened.append(Happened(fault, start_at, end_at))
+        self.happened.append(Happened(fault, start_at, end_at, end_at))
         self._tell(fault.describe())
 
     async def _recovered(self, end_at: float, until: float, *, hasty: bool) -> tuple[bool, str]:
@@ -131,7 +143,7 @@ class Breaker:
             over = "not over it"
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, min(_PATIENCE_S, until - time.monotonic()))):
-                    while not self._over(end_at):  # noqa: ASYNC110 - ledgers are files
+                    while not self._over(end_at, self._hit):  # noqa: ASYNC110 - ledgers are files
                         await asyncio.sleep(_LOOK_S)
                     over = "over it"
             told.append(f"clients {over} {ledger.now() - end_at:.1f} s later")
@@ -142,10 +154,3 @@ class Breaker:
         servers = "whole" if whole else "not whole"
         told.append(f"servers {servers} {ledger.now() - end_at:.1f} s later")
         return whole, ", ".join(told)
-
-    def _over(self, end_at: float) -> bool:
-        for worker in (*self._publishers, *self._consumers):
-            worker.look()
-        live = [worker for worker in self._publishers if worker not in self._hit]
-        handled = any(worker.last_success_at > end_at for worker in self._consumers)
-        return handled and all(worker.last_success_at > end_at for worker in live)

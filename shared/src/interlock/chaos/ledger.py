@@ -3,15 +3,37 @@
 import os
 import time
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from interlock.chaos.lines import Line
 
-__all__ = ["Ledger", "now", "read", "read_from"]
+__all__ = ["EVENT_LINES", "Ledger", "Lines", "now", "read", "read_from"]
+
+LineT = TypeVar("LineT")
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Line)
+
+
+class Lines(Generic[LineT]):
+    """One kind of lines, and how they are read."""
+
+    def __init__(self, kind: Any) -> None:
+        """``kind``: the union of their types."""
+        self._decoder = msgspec.json.Decoder(kind)
+
+    def decode(self, line: bytes) -> LineT | None:
+        """One line, or None for one that is torn."""
+        try:
+            found: LineT = self._decoder.decode(line)
+        except msgspec.DecodeError:
+            return None
+        return found
+
+
+#: What publishers and consumers of events write.
+EVENT_LINES = Lines[Line](Line)
 
 
 class Ledger:
@@ -24,7 +46,7 @@ class Ledger:
         if size and os.pread(self._file, 1, size - 1) != b"\n":
             os.write(self._file, b"\n")
 
-    def write(self, line: Line) -> None:
+    def write(self, line: msgspec.Struct) -> None:
         """Append one line."""
         os.write(self._file, _encoder.encode(line) + b"\n")
 
@@ -38,12 +60,12 @@ def now() -> float:
     return time.monotonic()
 
 
-def read(path: Path) -> list[Line]:
+def read(path: Path, lines: Lines[Any] = EVENT_LINES) -> list[Any]:
     """All whole lines of a ledger; none where there is no file yet."""
-    return read_from(path, 0)[0]
+    return read_from(path, 0, lines)[0]
 
 
-def read_from(path: Path, offset: int) -> tuple[list[Line], int]:
+def read_from(path: Path, offset: int, lines: Lines[Any] = EVENT_LINES) -> tuple[list[Any], int]:
     """The whole lines from a byte offset on, and the offset behind them.
 
     A torn line, which a kill left and the next life closed, is passed over: what it was to say was
@@ -56,10 +78,5 @@ def read_from(path: Path, offset: int) -> tuple[list[Line], int]:
     except FileNotFoundError:
         return [], offset
     whole, newline, _ = data.rpartition(b"\n")
-    lines: list[Line] = []
-    for each in whole.split(b"\n"):
-        try:
-            lines.append(_decoder.decode(each))
-        except msgspec.DecodeError:
-            continue
-    return lines, offset + len(whole) + len(newline)
+    decoded = (lines.decode(each) for each in whole.split(b"\n"))
+    return [each for each in decoded if each is not None], offset + len(whole) + len(newline)

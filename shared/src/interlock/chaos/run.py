@@ -7,11 +7,10 @@ import asyncio
 import contextlib
 import random
 import shutil
-import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import Container
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,14 +18,16 @@ import msgspec
 
 from interlock import provisioning
 from interlock.broker import BrokerNotReadyError
-from interlock.bus import ApiError, Bus, connect
+from interlock.bus import ApiError, Bus
+from interlock.chaos import ledger
 from interlock.chaos.checker import Found, Stored, Verdict, check
 from interlock.chaos.consumer import EFFECTS, ORDERED, SHARED
 from interlock.chaos.faults import Breaker
-from interlock.chaos.lines import Outcome
+from interlock.chaos.lines import Effect, Entered, Line, Outcome
 from interlock.chaos.network import Network
 from interlock.chaos.schedule import draw
-from interlock.chaos.workers import Worker
+from interlock.chaos.stage import Progress, bus_to, finish, serving
+from interlock.chaos.workers import AnyWorker, Worker
 from interlock.cluster import LocalCluster
 from interlock.errors import BusUnavailable, InterlockError
 from interlock.reader import Reader
@@ -88,17 +89,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Where ledgers, logs and stores are kept for a look; None when all is well."""
 
 
-class _Progress:
-    """Lines on standard error, with the time since the run began."""
-
-    def __init__(self) -> None:
-        self._begun = time.monotonic()
-
-    def __call__(self, text: str) -> None:
-        sys.stderr.write(f"{time.monotonic() - self._begun:6.1f} s  {text}\n")
-        sys.stderr.flush()
-
-
 async def run(
     workload: str,
     *,
@@ -115,7 +105,7 @@ async def run(
     """
     seed = random.SystemRandom().randrange(1 << 30) if seed is None else seed
     begun = time.monotonic()
-    tell = _Progress()
+    tell = Progress()
     tell(f"seed {seed}, {brokers} broker{'s' if brokers > 1 else ''}, {seconds:g} s of faults")
     folder = Path(tempfile.mkdtemp(prefix="interlock-chaos-"))
     kept = False
@@ -145,7 +135,7 @@ async def run(
 def _report(
     verdict: Verdict,
     found: Found,
-    workers: list[Worker],
+    workers: list[Worker[Line]],
     workload: str,
     seed: int,
     brokers: int,
@@ -187,8 +177,8 @@ def _report(
 
 
 async def _run(
-    folder: Path, seed: int, brokers: int, seconds: float, tell: _Progress
-) -> tuple[Found, list[Worker]]:
+    folder: Path, seed: int, brokers: int, seconds: float, tell: Progress
+) -> tuple[Found, list[Worker[Line]]]:
     cluster = LocalCluster(folder / "cluster", size=brokers)
     network = Network(cluster)
     env = {
@@ -197,12 +187,17 @@ async def _run(
         "INTERLOCK_NATS_PASSWORD": cluster.password,
         "INTERLOCK_CONNECT_TIMEOUT_S": "60",
     }
-    publishers = [
-        Worker(folder, "publisher", f"publisher-{n + 1}", env) for n in range(_PUBLISHERS)
-    ]
-    consumers = [Worker(folder, "consumer", f"consumer-{n + 1}", env) for n in range(_CONSUMERS)]
-    ordered = Worker(folder, "consumer", "ordered", env, "--ordered")
-    async with network.running(), _serving(cluster):
+
+    def worker(name: str, *arguments: str) -> Worker[Line]:
+        kind = "publisher" if name.startswith("publisher") else "consumer"
+        module = f"interlock.chaos.{kind}"
+        lines = ledger.EVENT_LINES
+        return Worker(folder, name, env, module, *arguments, lines=lines, success=_success)
+
+    publishers = [worker(f"publisher-{n + 1}") for n in range(_PUBLISHERS)]
+    consumers = [worker(f"consumer-{n + 1}") for n in range(_CONSUMERS)]
+    ordered = worker("ordered", "--ordered")
+    async with network.running(), serving(cluster):
         await _provision(cluster)
         tell("broker up; starting publishers and consumers")
         async with asyncio.TaskGroup() as consuming:
@@ -211,7 +206,16 @@ async def _run(
                 sending = [publishing.create_task(each.run()) for each in publishers]
                 await _warm(publishers, [*consumers, ordered])
                 tell("all of them at work; breaking things")
-                breaker = Breaker(cluster, network, publishers, [*consumers, ordered], tell)
+
+                def over(since: float, hit: Container[AnyWorker]) -> bool:
+                    for each in (*publishers, *consumers, ordered):
+                        each.look()
+                    live = [each for each in publishers if each not in hit]
+                    handled = any(each.last_success_at > since for each in (*consumers, ordered))
+                    return handled and all(each.last_success_at > since for each in live)
+
+                workers = {"publisher": publishers, "consumer": [*consumers, ordered]}
+                breaker = Breaker(cluster, network, workers, tell, over)
                 schedule = draw(
                     seed,
                     seconds=seconds,
@@ -224,15 +228,15 @@ async def _run(
                 tell("healed; publishers resolve what is unknown")
                 with contextlib.suppress(BrokerNotReadyError):
                     await cluster.ready(timeout_s=_HEAL_S)
-                await _finish(publishers, sending, _FINISH_S, tell)
+                await finish(publishers, sending, _FINISH_S, tell)
             read_s = _READ_S + seconds / 20
             left_s = deadline - time.monotonic() - _STOP_S - _READ_S
             tell("consumers drain")
             last = _last_acknowledged(publishers)
-            async with _bus(cluster) as bus:
+            async with bus_to(cluster) as bus:
                 drain_s = max(_LEAST_DRAIN_S, min(_DRAIN_S, left_s))
                 drained = await _drain(bus, last, drain_s, tell)
-                await _finish([*consumers, ordered], tasks, _STOP_S, tell)
+                await finish([*consumers, ordered], tasks, _STOP_S, tell)
                 tell("comparing the ledgers" if drained else "not drained in time; comparing")
                 try:
                     async with asyncio.timeout(read_s):
@@ -254,33 +258,21 @@ async def _run(
     return found, [*publishers, *consumers, ordered]
 
 
-@contextlib.asynccontextmanager
-async def _serving(cluster: LocalCluster) -> AsyncIterator[None]:
-    """The servers run while the block lasts. Nothing of theirs is needed after it."""
-    await cluster.start()
-    try:
-        yield
-    finally:
-        await cluster.kill()
-
-
-@contextlib.asynccontextmanager
-async def _bus(cluster: LocalCluster) -> AsyncIterator[Bus]:
-    bus = await connect(cluster.settings(), name="chaos")
-    try:
-        yield bus
-    finally:
-        await bus.close()
+def _success(line: Line) -> float:
+    """When something was published or handled."""
+    if isinstance(line, Outcome):
+        return line.at if line.result == "acknowledged" else 0.0
+    return line.at if isinstance(line, (Effect, Entered)) else 0.0
 
 
 async def _provision(cluster: LocalCluster) -> None:
-    async with _bus(cluster) as bus:
+    async with bus_to(cluster) as bus:
         await provisioning.apply(bus, (), replicas=cluster.size)
         bucket = msgspec.structs.replace(EFFECTS, replicas=cluster.size)
         await bus.api(f"STREAM.CREATE.{bucket.stream}", provisioning.bucket_config(bucket))
 
 
-async def _warm(publishers: list[Worker], consumers: list[Worker]) -> None:
+async def _warm(publishers: list[Worker[Line]], consumers: list[Worker[Line]]) -> None:
     """Wait until each publisher had an acknowledgement and each durable a delivery."""
     deadline = time.monotonic() + _START_S
     while True:
@@ -301,25 +293,7 @@ async def _warm(publishers: list[Worker], consumers: list[Worker]) -> None:
         await asyncio.sleep(_LOOK_S)
 
 
-async def _finish(
-    workers: list[Worker], tasks: list[asyncio.Task[None]], limit_s: float, tell: _Progress
-) -> None:
-    """Ask them to end, wait, and kill those that do not."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(limit_s):
-            async with asyncio.TaskGroup() as group:
-                for worker in workers:
-                    group.create_task(worker.stop())
-            await asyncio.wait(tasks)
-    for worker, task in zip(workers, tasks, strict=True):
-        if not task.done():
-            worker.hung = True
-            tell(f"{worker.name} did not end within {limit_s:g} s")
-            task.cancel()
-    await asyncio.wait(tasks)
-
-
-def _last_acknowledged(publishers: list[Worker]) -> int:
+def _last_acknowledged(publishers: list[Worker[Line]]) -> int:
     """The last number in the stream that a publisher was told."""
     return max(
         (
@@ -332,7 +306,7 @@ def _last_acknowledged(publishers: list[Worker]) -> int:
     )
 
 
-async def _drain(bus: Bus, last: int, limit_s: float, tell: _Progress) -> bool:
+async def _drain(bus: Bus, last: int, limit_s: float, tell: Progress) -> bool:
     """Wait until nothing up to `last` is pending at either durable; whether it came to that.
 
     A server that has just been cut off and does not know it yet may answer from what it knew then,

@@ -1,28 +1,51 @@
 """Which faults happen when: drawn from a seed, before anything runs.
 
-Two lanes run side by side, one for the broker and its network, one for the processes of its
-clients; within a lane one fault ends before the next begins. So of three servers never more than
-one is away, which leaves the others a majority. Carrying it out is left to
-`interlock.chaos.faults`.
+Lanes run side by side, one for the broker and its network, one for the processes of its clients,
+one for the replicas of a service; within a lane one fault ends before the next begins. So of three
+servers never more than one is away, which leaves the others a majority, and of two replicas one.
+Carrying it out is left to `interlock.chaos.faults`.
 """
 
 import random
+from collections.abc import Mapping
 from typing import Final, Literal, get_args
 
 import msgspec
 
-__all__ = ["BROKER_KINDS", "CLIENT_KINDS", "KINDS", "Fault", "Kind", "Scope", "draw"]
+__all__ = [
+    "BROKER_KINDS",
+    "CLIENT_KINDS",
+    "EVENT_LANES",
+    "KINDS",
+    "PROCESS_KINDS",
+    "SERVICE_KINDS",
+    "Fault",
+    "Kind",
+    "Lane",
+    "Scope",
+    "draw",
+]
 
 #: Which connections of a server: to its clients, to the other servers, or both.
 Scope = Literal["all", "clients", "routes"]
 
 BrokerKind = Literal["kill", "freeze", "restart", "cut", "hold", "slow"]
 ClientKind = Literal["publisher_kill", "publisher_freeze", "consumer_kill", "consumer_freeze"]
-Kind = Literal[BrokerKind, ClientKind]
+ProcessKind = Literal["process_kill", "process_freeze", "process_clock"]
+ServiceKind = Literal["service_kill", "service_freeze", "service_clock"]
+Kind = Literal[BrokerKind, ClientKind, ProcessKind, ServiceKind]
+Lane = Literal["broker", "client", "service"]
 
 BROKER_KINDS: Final[tuple[BrokerKind, ...]] = get_args(BrokerKind)
 CLIENT_KINDS: Final[tuple[ClientKind, ...]] = get_args(ClientKind)
+PROCESS_KINDS: Final[tuple[ProcessKind, ...]] = get_args(ProcessKind)
+SERVICE_KINDS: Final[tuple[ServiceKind, ...]] = get_args(ServiceKind)
+#: What is broken while events are published and consumed.
 KINDS: Final[tuple[Kind, ...]] = (*BROKER_KINDS, *CLIENT_KINDS)
+EVENT_LANES: Final[Mapping[Lane, tuple[Kind, ...]]] = {
+    "broker": BROKER_KINDS,
+    "client": CLIENT_KINDS,
+}
 
 #: Shortest and longest duration of each kind, seconds. What is frozen or silent may be so for
 #: longer than clients wait for an answer to their pings (6 to 9 s) and servers for their leader
@@ -38,9 +61,19 @@ _DURATION_S: Final[dict[Kind, tuple[float, float]]] = {
     "publisher_freeze": (0.5, 10.0),
     "consumer_kill": (0.0, 2.0),
     "consumer_freeze": (0.5, 10.0),
+    "process_kill": (0.0, 2.0),
+    "process_freeze": (0.5, 10.0),
+    "process_clock": (1.5, 6.0),
+    "service_kill": (0.0, 2.0),
+    "service_freeze": (0.5, 10.0),
+    "service_clock": (1.5, 6.0),
 }
 #: Between the end of one fault and the start of the next in the same lane, seconds.
-_GAP_S: Final[dict[str, tuple[float, float]]] = {"broker": (0.3, 2.0), "client": (0.2, 2.5)}
+_GAP_S: Final[dict[Lane, tuple[float, float]]] = {
+    "broker": (0.3, 2.0),
+    "client": (0.2, 2.5),
+    "service": (0.5, 2.5),
+}
 _SHORTEST_S: Final = 0.2
 
 
@@ -49,7 +82,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: Kind
     target: int
-    """Which server, publisher or consumer, from 0."""
+    """Which server, publisher, consumer, process or replica, from 0."""
     start_s: float
     end_s: float
     scope: Scope = "all"
@@ -60,17 +93,21 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """For ``slow``."""
     latency_s: float = 0.0
     """For ``slow``."""
+    offset_s: float = 0.0
+    """For a clock: how far it jumps ahead, or back where negative."""
     hasty: bool = False
     """Of the broker: the next follows while clients may still be getting over this one."""
 
     @property
-    def lane(self) -> Literal["broker", "client"]:
+    def lane(self) -> Lane:
         """What it breaks."""
-        return "broker" if self.kind in BROKER_KINDS else "client"
+        if self.kind in BROKER_KINDS:
+            return "broker"
+        return "service" if self.kind in SERVICE_KINDS else "client"
 
     def describe(self) -> str:
         """A few words for a person."""
-        what = self.kind.partition("_")[0] if self.lane == "client" else "server"
+        what = "server" if self.lane == "broker" else self.kind.partition("_")[0]
         done = self.kind.rpartition("_")[2]
         detail = ""
         if self.kind in ("cut", "hold", "slow"):
@@ -80,23 +117,38 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
         if self.kind == "slow":
             rate = f"{self.bytes_per_s / 1000:.0f} kB/s" if self.bytes_per_s else "any rate"
             detail += f", {rate}, +{self.latency_s * 1000:.0f} ms"
+        if done == "clock":
+            detail = f", {self.offset_s:+.0f} s"
         return f"{done} {what} {self.target + 1} for {self.end_s - self.start_s:.1f} s{detail}"
 
 
 def draw(
-    seed: int, *, seconds: float, brokers: int, publishers: int = 3, consumers: int = 3
+    seed: int,
+    *,
+    seconds: float,
+    brokers: int,
+    publishers: int = 3,
+    consumers: int = 3,
+    processes: int = 8,
+    services: int = 2,
+    lanes: Mapping[Lane, tuple[Kind, ...]] = EVENT_LANES,
 ) -> list[Fault]:
     """The faults of one run, by start. All of them end within `seconds`.
 
     Each lane takes every kind once, in an order of its own, before any kind comes again.
     """
     faults = []
-    for lane, kinds in (("broker", BROKER_KINDS), ("client", CLIENT_KINDS)):
+    counts = {
+        "publisher": publishers,
+        "consumer": consumers,
+        "process": processes,
+        "service": services,
+    }
+    for lane, kinds in lanes.items():
         rand = random.Random(f"{seed}/{lane}")  # noqa: S311  # to be repeated, no secret
-        counts = {"publisher": publishers, "consumer": consumers}
         at = rand.uniform(0.1, 1.0)
         bag: list[Kind] = []
-        while True:
+        while kinds:
             if not bag:
                 bag = list(kinds)
                 rand.shuffle(bag)
@@ -132,4 +184,8 @@ def _fault(rand: random.Random, kind: Kind, targets: int, brokers: int) -> Fault
         fault = msgspec.structs.replace(fault, deliver=deliver)
     if kind == "slow":
         fault = msgspec.structs.replace(fault, bytes_per_s=rate, latency_s=latency_s)
+    if kind.endswith("clock"):
+        # Up to a day, either way, small jumps as well as large ones.
+        offset_s = rand.choice((-1, 1)) * 10 ** rand.uniform(0.5, 4.9)
+        fault = msgspec.structs.replace(fault, offset_s=round(offset_s))
     return fault

@@ -3,33 +3,42 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Generic, TypeVar
 
 from interlock.chaos import ledger
-from interlock.chaos.lines import Effect, Entered, Line, Outcome, Started
+from interlock.chaos.ledger import Lines
+from interlock.chaos.lines import Started
 from interlock.process import log_path, signal_group, spawn
 
-__all__ = ["Worker"]
+__all__ = ["AnyWorker", "Worker"]
 
 _AGAIN_S: Final = 0.2
 _LOOK_S: Final = 0.05
 
+LineT = TypeVar("LineT")
 
-class Worker:
-    """One publisher or consumer, through all its lives, with its ledger."""
+
+class Worker(Generic[LineT]):
+    """One process, through all its lives, with its ledger where it keeps one."""
 
     def __init__(
         self,
         folder: Path,
-        kind: Literal["publisher", "consumer"],
         name: str,
         env: Mapping[str, str],
+        module: str,
         *arguments: str,
+        lines: Lines[LineT],
+        success: Callable[[LineT], float],
+        clock: Path | None = None,
     ) -> None:
-        """``arguments``: for the process, beyond its name and where its ledger is."""
-        self.kind = kind
+        """``arguments``: for the module, beyond its name and where its ledger is.
+
+        ``success``: when a line says that something was done, 0 where it does not. ``clock``: the
+        file that its wall clock is set by.
+        """
         self.name = name
         self.ledger = folder / f"{name}.ledger"
         self.log = log_path(folder, name)
@@ -37,10 +46,18 @@ class Worker:
         """How often it ended by itself with an error."""
         self.hung = False
         """Whether it did not end when it was asked to."""
+        self.pids: list[int] = []
+        """Of each life."""
         self.last_success_at = 0.0
         """When it last published or handled something, as far as `look` has read."""
         self._env = env
-        self._arguments = arguments
+        self._command = [
+            *(sys.executable, "-m", module),
+            *("--name", name, "--ledger", str(self.ledger), *arguments),
+        ]
+        self._lines = lines
+        self._success = success
+        self._clock = clock
         self._process: asyncio.subprocess.Process | None = None
         self._away = asyncio.Event()
         self._back = asyncio.Event()
@@ -50,16 +67,13 @@ class Worker:
 
     async def run(self) -> None:
         """Keep it running until it ends well: it was asked to, or it is cancelled."""
-        command = [
-            *(sys.executable, "-m", f"interlock.chaos.{self.kind}"),
-            *("--name", self.name, "--ledger", str(self.ledger), *self._arguments),
-        ]
         try:
             while True:
                 await self._back.wait()
                 process = self._process = await spawn(
-                    command, env=self._env, log=self.log, orphan_signal=signal.SIGKILL
+                    self._command, env=self._env, log=self.log, orphan_signal=signal.SIGKILL
                 )
+                self.pids.append(process.pid)
                 code = await process.wait()
                 # All that this life wrote has been written: what comes is the next one's.
                 self.look()
@@ -114,21 +128,28 @@ class Worker:
         signal_group(self._process, number)
         return True
 
+    def jump(self, offset_s: float) -> bool:
+        """Set its wall clock so far from the true time. False where it has none that can be set."""
+        if self._clock is None:
+            return False
+        # Its threads read it at any moment.
+        written = self._clock.with_suffix(".new")
+        written.write_text(f"{offset_s:+.0f}\n")
+        written.replace(self._clock)
+        return True
+
     def look(self) -> None:
         """Read what it has written since the last look."""
-        lines, self._read = ledger.read_from(self.ledger, self._read)
+        lines, self._read = ledger.read_from(self.ledger, self._read, self._lines)
         for line in lines:
             if isinstance(line, Started):
                 self._begun = True
-            elif _is_success(line):
-                self.last_success_at = line.at
+            else:
+                self.last_success_at = self._success(line) or self.last_success_at
 
-    def lines(self) -> list[Line]:
+    def lines(self) -> list[LineT]:
         """All that it has written."""
-        return ledger.read(self.ledger)
+        return ledger.read(self.ledger, self._lines)
 
 
-def _is_success(line: Line) -> bool:
-    if isinstance(line, Outcome):
-        return line.result == "acknowledged"
-    return isinstance(line, (Effect, Entered))
+AnyWorker = Worker[Any]

@@ -7,7 +7,7 @@ import io
 import os
 import sys
 
-from interlock.cli import base, bench, chaos, dlq, doctor, events, legacy, machine, outbox
+from interlock.cli import base, bench, chaos, dlq, doctor, events, legacy, lock, machine, outbox
 from interlock.errors import InterlockError
 
 __all__ = ["main"]
@@ -20,6 +20,7 @@ events.add(app)
 app.add_typer(bench.app, name="bench")
 app.add_typer(legacy.app, name="legacy")
 app.add_typer(dlq.app, name="dlq")
+app.add_typer(lock.app, name="lock")
 app.add_typer(outbox.app, name="outbox")
 
 

@@ -70,6 +70,8 @@ class Lease:
         """Set when the lease is lost. Not when it is released."""
         self.lost_reason = ""
         self.released = False
+        self._returned = False
+        """The broker has been told that it was released."""
         self.unsure = False
         """Something was written under it, and its acknowledgement never came."""
         self._busy = asyncio.Lock()
@@ -233,14 +235,24 @@ class Lease:
 
         Raises BusUnavailable when that could not be told; it ends by itself then.
         """
-        self._stop_renewing()
+        try:
+            await self._release()
+        except asyncio.CancelledError:
+            # Seen through all the same: nobody renews it any more.
+            self._locker.leave(self.name, self._release())
+            raise
+
+    async def _release(self) -> None:
+        # Behind a renewal that is under way, so that its revision is known.
         async with self._busy:
+            self._stop_renewing()
             self._alarm.cancel()
-            if self.released or self.lost.is_set():
+            if self._returned or self.lost.is_set():
                 return
             self.released = True
             self._locker.forget(self.id)
             await self._locker.release(self, timeout_s=_RELEASE_S)
+            self._returned = True
 
 
 class LockContext:

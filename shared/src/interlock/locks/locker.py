@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from interlock import logs
-from interlock.bus import Ack, ApiError, Bus, Write
+from interlock.bus import ApiError, Bus, Write
 from interlock.clock import parse_ns, rfc3339_ns
 from interlock.conditional import PURGE, expecting
 from interlock.errors import (
@@ -65,6 +65,8 @@ _MARKER_S: Final = 0.9
 _MOST_MARKERS: Final = 4_096
 #: How long to try to say that we have left; a waiting claim is gone by itself before.
 _DEPART_S: Final = 8.0
+#: What looks like a deadlock is looked at again after so long.
+_SECOND_LOOK_S: Final = 0.2
 
 log = logs.get_logger("interlock.locks")
 
@@ -112,6 +114,8 @@ class _Waiter:
         self.answer: ClaimAnswer | None = None
         """That it waits; None: it is not known to."""
         self.queued = False
+        self.refused = False
+        """As a deadlock, once."""
         self.holders: tuple[ClaimView, ...] = ()
         self.waiting_at = -math.inf
         """When something was sent whose answer was that it waits."""
@@ -173,7 +177,7 @@ class Locker:
             weakref.WeakKeyDictionary()
         )
         self._numbers = itertools.count(1)
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._leaving: dict[asyncio.Task[None], str] = {}
 
     def owner(self) -> str:
         """Who asks, in deadlocks: the task that runs."""
@@ -226,6 +230,12 @@ class Locker:
         """Take a lock. Raises LockBusy, LockTimeout, LockDeadlock, LockRefused, BusUnavailable."""
         if self._closed:
             raise BusUnavailable(f"{ask.request.name} was not asked for: the connection is closed")
+        # What we have given up and not given back yet would stand in our own way.
+        leaving = [task for task, name in self._leaving.items() if name == ask.request.name]
+        if leaving:
+            await asyncio.wait(leaving, timeout=min(ask.wait_s, _TRY_S))
+        if not self._listening:
+            await self._listen()
         lease = await self._take(ask.request) if self._direct else None
         if lease is None:
             lease = await self._queue(ask)
@@ -250,12 +260,11 @@ class Locker:
                 body,
                 {"Nats-TTL": f"{max(1, math.ceil(request.ttl_s))}s", **expecting(last, group)},
             )
-            taking = self._loop.create_task(self.bus.commit([write], timeout_s=_TRY_S))
             try:
-                ack = await asyncio.shield(taking)
+                ack = await self.bus.commit([write], timeout_s=_TRY_S)
             except asyncio.CancelledError:
                 # What was sent may be stored all the same, and would stand for a whole lease.
-                self.leave(self._undo(request, taking))
+                self.leave(request.name, self._undo(request))
                 raise
             except WrongRevision as error:
                 if error.last is None or error.last == last or error.last not in (0, marker):
@@ -277,17 +286,20 @@ class Locker:
             )
         return None
 
-    async def _undo(self, request: AcquireLock, taking: "asyncio.Task[Ack]") -> None:
-        """Give back what nobody waits for any more, once it is known whether it was stored."""
-        await asyncio.wait((taking,))
-        error = taking.exception()
-        if error is None:
-            ack = taking.result()
-            if ack.seq and await self._purge(request.name, str(request.id), ack.seq):
-                return
-        elif not isinstance(error, BusUnavailable):
-            return
-        await self._depart(request)
+    async def _undo(self, request: AcquireLock) -> None:
+        """Remove what may be stored though nobody waits for it any more.
+
+        A marker in its place comes behind it on the same connection; and where it is not stored by
+        then, its condition on the group does not hold any more.
+        """
+        name, id = request.name, str(request.id)
+        try:
+            await self._remove(name, id, expecting(0))
+        except WrongRevision as error:
+            if not await self._purge(name, id, error.last or 0):
+                await self._depart(request)
+        except (PublishRefused, BusUnavailable):
+            await self._depart(request)
 
     # Beside others
 
@@ -295,7 +307,6 @@ class Locker:
         waiter = _Waiter(ask.request)
         self._notices[waiter.id] = waiter.notices
         try:
-            await self._listen()
             return await self._wait(ask, waiter)
         except (LockDeadlock, LockRefused):
             raise
@@ -328,17 +339,29 @@ class Locker:
                 if granted is not None:
                     return await self._take_up(waiter, granted)
             except _GoneError:
-                # It ran out, or was handed on, while we were cut off. We ask again, under another
-                # id, since the old one may still be talked of, for the place that we had.
-                self._notices.pop(waiter.id, None)
-                waiter.begin_anew()
-                self._notices[waiter.id] = waiter.notices
+                # It ran out, or was handed on, while we were cut off.
+                self._ask_anew(waiter)
+            except LockDeadlock:
+                # What holds us up may be a request of our own, given up long ago, that a replica
+                # carried out when it thawed: we give that back as soon as we hear of it.
+                late = self._loop.time() + _SECOND_LOOK_S >= deadline
+                if late or (waiter.refused and not self._leaving):
+                    raise
+                waiter.refused = True
+                await asyncio.sleep(_SECOND_LOOK_S)
+                self._ask_anew(waiter)
             except BusUnavailable as error:
                 waiter.why = str(error)
                 if self._loop.time() < deadline:
                     await asyncio.sleep(_PAUSE_S * random.uniform(0.5, 1.5))  # noqa: S311
             if self._loop.time() >= deadline:
                 raise await self._timed_out(ask, waiter)
+
+    def _ask_anew(self, waiter: "_Waiter") -> None:
+        """Under another id, since the old one may still be talked of, for the place that we had."""
+        self._notices.pop(waiter.id, None)
+        waiter.begin_anew()
+        self._notices[waiter.id] = waiter.notices
 
     async def _enter(self, ask: Ask, waiter: "_Waiter") -> "Lease | _Granted | None":
         """Ask for it. Not to wait is not to wait for others; the answer itself takes its time."""
@@ -413,8 +436,8 @@ class Locker:
                 lease = self._lease(request, granted, sent)
                 if lease is not None:
                     return lease
-            # A second one is stored after anything that the first may have crossed.
-            surely_waited_at = math.inf
+            # The next one is stored after anything that this one may have crossed, if it is soon.
+            surely_waited_at = sent
 
     def _lease(
         self, request: AcquireLock, granted: _Granted, sent: float, *, alone: bool = False
@@ -462,14 +485,20 @@ class Locker:
 
     def _abandon(self, request: AcquireLock, *, timed_out_s: float | None = None) -> None:
         """Say that we do not wait any more; and give back what we were handed in that moment."""
-        self.leave(self._depart(request, timed_out_s))
+        self.leave(request.name, self._depart(request, timed_out_s))
 
-    def leave(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        """Have something given back in the background; `close` waits for it."""
-        task = self._loop.create_task(work)
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
-        return task
+    def leave(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Have a lock given back in the background; `close`, and who asks for it, wait for that."""
+
+        async def leaving() -> None:
+            try:
+                await work
+            except InterlockError as error:
+                log.warning("not given back: it runs out", why=str(error))
+
+        task = self._loop.create_task(leaving())
+        self._leaving[task] = name
+        task.add_done_callback(self._leaving.pop)
 
     async def _depart(self, request: AcquireLock, timed_out_s: float | None = None) -> None:
         leaving = ReleaseLock(name=request.name, id=str(request.id), timed_out_s=timed_out_s)
@@ -500,33 +529,60 @@ class Locker:
             lease.claim = msgspec.structs.replace(
                 lease.claim, held_ns=await self._stored_ns(lease.revision, timeout_s)
             )
+        timeout_s = min(timeout_s, _TRY_S)
+        if lease.alone:
+            revision = await self._renew_alone(lease, timeout_s)
+            if revision is not None:
+                return revision
         try:
             return await self._renew(
-                lease.claim,
-                lease.id,
-                lease.token,
-                lease.revision,
-                lease.claim.held_ns,
-                min(timeout_s, _TRY_S),
+                lease.claim, lease.id, lease.token, lease.revision, lease.claim.held_ns, timeout_s
             )
         except _GoneError as error:
             raise LockRefused(str(error)) from None
+
+    async def _renew_alone(self, lease: Lease, timeout_s: float) -> int | None:
+        """Renew as the only one with a claim, or learn that we are not; None then.
+
+        A renewal becomes the last record of the group. On the condition of our own record alone it
+        would hide from the release that somebody has queued up in between.
+        """
+        if not self._direct or not lease.claim.held_ns:
+            lease.alone = False
+            return None
+        write = self._renewal(
+            lease.claim,
+            lease.id,
+            lease.token,
+            lease.claim.held_ns,
+            expecting(lease.revision, locks.group(lease.name)),
+        )
+        try:
+            ack = await self.bus.commit([write], timeout_s=timeout_s)
+        except PublishRefused:
+            lease.alone = False
+            return None
+        return ack.seq or None
+
+    def _renewal(
+        self, claim: Claim, id: str, token: int, held_ns: int, condition: dict[str, str]
+    ) -> Write:
+        record = msgspec.structs.replace(
+            claim, state="held", token=token, held_ns=held_ns, offered=False
+        )
+        return Write(
+            locks.claim_subject(claim.name, id),
+            msgspec.json.encode(record),
+            {"Nats-TTL": f"{max(1, math.ceil(claim.ttl_s))}s", **condition},
+        )
 
     async def _renew(
         self, claim: Claim, id: str, token: int, revision: int, held_ns: int, timeout_s: float
     ) -> int:
         if self._direct and held_ns:
-            record = msgspec.structs.replace(
-                claim, state="held", token=token, held_ns=held_ns, offered=False
-            )
-            body = msgspec.json.encode(record)
             at: int | None = revision
             while at is not None:
-                write = Write(
-                    locks.claim_subject(claim.name, id),
-                    body,
-                    {"Nats-TTL": f"{max(1, math.ceil(claim.ttl_s))}s", **expecting(at)},
-                )
+                write = self._renewal(claim, id, token, held_ns, expecting(at))
                 try:
                     ack = await self.bus.commit([write], timeout_s=timeout_s)
                 except WrongRevision:
@@ -571,11 +627,12 @@ class Locker:
     async def release(self, lease: Lease, *, timeout_s: float) -> None:
         """Give a lease back. Raises BusUnavailable when that could not be told in time."""
         deadline = self._loop.time() + timeout_s
-        release = ReleaseLock(name=lease.name, id=lease.id, token=lease.token)
-        alone_at = lease.revision if lease.alone else None
-        while True:
-            if self._direct and alone_at and await self._purge(lease.name, lease.id, alone_at):
+        release = ReleaseLock(name=lease.name, id=lease.id, token=lease.token, at_once=lease.unsure)
+        if self._direct and lease.alone:
+            if await self._purge(lease.name, lease.id, lease.revision):
                 return
+            lease.alone = False
+        while True:
             # Somebody waits for it: the service hands it over.
             try:
                 await self._command(locks.RELEASE, release, _TRY_S)
@@ -584,31 +641,41 @@ class Locker:
             except BusUnavailable:
                 if self._loop.time() >= deadline:
                     raise
+                if self._direct and await self._give_up(lease):
+                    return
                 await asyncio.sleep(_PAUSE_S)
-                alone_at = await self._find(lease.name, lease.id, lease.token, _TRY_S)
             else:
                 return
 
+    async def _give_up(self, lease: Lease) -> bool:
+        """Give a lease back while no service answers: whoever waits gets it once one does."""
+        at = await self._find(lease.name, lease.id, lease.token, _TRY_S)
+        if at is None or not await self._purge(lease.name, lease.id, at):
+            return False
+        # Its marker would let us past those who wait.
+        self._markers.pop(lease.name, None)
+        return True
+
     async def _purge(self, name: str, id: str, revision: int) -> bool:
         """Remove the one claim that there is to a lock; False where that is for the service."""
-        write = Write(
-            locks.claim_subject(name, id),
-            b"",
-            {
-                **PURGE,
-                "Nats-TTL": f"{LOCKS.marker_ttl_s}s",
-                "interlock-ended": "released",
-                **expecting(revision, locks.group(name)),
-            },
-        )
         try:
-            ack = await self.bus.commit([write], timeout_s=_TRY_S)
+            await self._remove(name, id, expecting(revision, locks.group(name)))
         except (PublishRefused, BusUnavailable):
             return False
+        return True
+
+    async def _remove(self, name: str, id: str, condition: dict[str, str]) -> None:
+        headers = {
+            **PURGE,
+            "Nats-TTL": f"{LOCKS.marker_ttl_s}s",
+            "interlock-ended": "released",
+            **condition,
+        }
+        write = Write(locks.claim_subject(name, id), b"", headers)
+        ack = await self.bus.commit([write], timeout_s=_TRY_S)
         if len(self._markers) >= _MOST_MARKERS:
             self._markers.clear()
-        self._markers[name] = (ack.seq, self._loop.time() + _MARKER_S)
-        return True
+        self._markers[name] = (ack.seq, self._loop.time())
 
     def forget(self, id: str) -> None:
         """A lease is over."""
@@ -647,10 +714,10 @@ class Locker:
         return reply
 
     async def _listen(self) -> None:
+        """Hear of grants and losses. What is asked on this connection afterwards comes behind."""
         async with self._to_listen:
             if not self._listening:
                 await self.bus.listen(subjects.lock_notice(self._client), self._on_notice)
-                await self.bus.flush()
                 self._listening = True
 
     def _on_notice(self, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:
@@ -670,12 +737,20 @@ class Locker:
             waiting.put_nowait(notice)
         elif notice.what == "granted" and not self._closed:
             # We have left, and our leaving was overtaken by the grant.
-            self.leave(self._return(notice))
+            self.leave(notice.name, self._return(notice))
 
     async def _return(self, notice: LockNotice) -> None:
         release = ReleaseLock(name=notice.name, id=notice.id, token=notice.token)
-        with contextlib.suppress(InterlockError):
-            await self._command(locks.RELEASE, release, _TRY_S)
+        deadline = self._loop.time() + _DEPART_S
+        while self._loop.time() < deadline:
+            try:
+                await self._command(locks.RELEASE, release, _TRY_S)
+            except BusUnavailable:
+                await asyncio.sleep(_PAUSE_S)
+            except LockError:
+                return
+            else:
+                return
 
     async def close(self) -> None:
         """Give everything back, and end whatever waits."""

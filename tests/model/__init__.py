@@ -1,0 +1,1 @@
+"""Small models of what runs at once, searched exhaustively by calling the real decisions."""
