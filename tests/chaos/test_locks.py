@@ -33,7 +33,7 @@ def run(
 
 @pytest.mark.timeout(90)
 def test_locks_hold_while_everything_breaks(tmp_path: Path) -> None:
-    code, report, said = run(tmp_path, "locks", "--seconds", "8", "--seed", "5", *SMALL)
+    code, report, said = run(tmp_path, "locks", "--seconds", "7", "--seed", "5", *SMALL)
     assert code == 0, f"{report}\n{said}"
     assert set(report["violations"].values()) == {0}
     assert report["hand_overs"] > 0
@@ -42,16 +42,18 @@ def test_locks_hold_while_everything_breaks(tmp_path: Path) -> None:
     assert report["faults"] == sum(report["faults_by_kind"].values()) > 0
     assert report["crashed"] == report["hung"] == 0
     assert report["worst_fresh_s"] <= 4.0
+    # Else the rules judged little.
+    assert report["missing"] < report["history"] / 10
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.timeout(90)
 def test_no_waiter_is_lost_when_replicas_of_the_service_are_killed(tmp_path: Path) -> None:
     code, report, said = run(
-        tmp_path, "locks", "--faults", "services", "--seconds", "8", "--seed", "5", *SMALL
+        tmp_path, "locks", "--faults", "services", "--seconds", "6", "--seed", "5", *SMALL
     )
     assert code == 0, f"{report}\n{said}"
-    assert report["faults_by_kind"] == {"service_kill": 4}
+    assert report["faults_by_kind"] == {"service_kill": 3}
     assert report["timeouts"] == report["refused_asks"] == 0
     assert set(report["violations"].values()) == {0}
 
@@ -73,17 +75,16 @@ def test_a_frozen_holder_writes_where_nobody_asks_the_fence(tmp_path: Path) -> N
 
 @pytest.mark.timeout(90)
 @pytest.mark.parametrize(
-    ("plant", "kinds"),
+    ("plant", "how", "kinds"),
     [
-        ("unfenced", {"stale_write", "lost_update"}),
-        ("blind-renewal", {"token", "overlap", "stale_write"}),
-        ("two-step", {"token", "overlap", "barged"}),
+        ("blind-renewal", ("--seconds", "10"), {"token", "overlap", "stale_write"}),
+        ("two-step", ("--seconds", "3", "--faults", "none"), {"token", "overlap", "barged"}),
     ],
 )
-def test_a_bug_that_is_put_in_is_found(tmp_path: Path, plant: str, kinds: set[str]) -> None:
-    code, report, said = run(
-        tmp_path, "locks", "--seconds", "10", "--seed", "3", "--plant", plant, *SMALL
-    )
+def test_a_bug_that_is_put_in_is_found(
+    tmp_path: Path, plant: str, how: tuple[str, ...], kinds: set[str]
+) -> None:
+    code, report, said = run(tmp_path, "locks", *how, "--seed", "3", "--plant", plant, *SMALL)
     assert code == 1, f"{report}\n{said}"
     assert kinds & {kind for kind, count in report["violations"].items() if count}
     assert Path(report["folder"]).is_dir()

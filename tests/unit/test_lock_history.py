@@ -428,6 +428,15 @@ def test_a_hand_over_in_one_message_ends_the_hold_before() -> None:
     assert check(model.found()).clean
 
 
+def test_a_second_hold_of_what_is_over_is_found() -> None:
+    model, first, second, _ = handed_over()
+    model.put(first, "held")
+    model.end(first)
+    model.release(second)
+    model.finish()
+    assert "overlap" in kinds(model.found())
+
+
 def test_what_was_left_behind_may_go_in_the_step_that_ends_its_successor() -> None:
     model, first, second, _ = handed_over()
     model.holding["a"].remove(second)

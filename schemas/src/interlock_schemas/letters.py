@@ -75,7 +75,7 @@ class Code(enum.StrEnum):
     """The handler was still running at its time limit on the last attempt."""
     UNFENCED = "unfenced"
     """It was written under no lock, and its consumer takes nothing else."""
-    STALE_TOKEN = "stale_token"
+    STALE_TOKEN = "stale_token"  # noqa: S105
     """It was written under a lock that somebody else has been granted since."""
     POISON = "poison"
     """Delivered again and again and never finished: it seems to kill whoever takes it."""

@@ -65,6 +65,9 @@ class Bucket(msgspec.Struct, frozen=True, kw_only=True):
     durability: Durability = "durable"
     marker_ttl_s: int = 60
     """How long a deleted or expired key leaves a marker."""
+    limit_per_key: int = 1
+    """How many values of a key the broker keeps. 2: those who write see to it that it is one,
+    because what the limit removes, and not a rollup, may come back when a server is killed."""
     rising: bool = False
     """Whether its revisions go on rising when it is deleted and made anew."""
 
@@ -140,6 +143,7 @@ LOCKS = Bucket(
     # While a marker stands, its key counts as written: a lock is free at once all the same,
     # because whoever takes it names the marker.
     marker_ttl_s=1,
+    limit_per_key=2,
     rising=True,
 )
 BUCKETS = (LEGACY_MAPPINGS, LETTERS, LOCKS)

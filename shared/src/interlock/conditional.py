@@ -22,10 +22,15 @@ from interlock.headers import parse as parse_headers
 from interlock.replies import Answer, Replies
 from interlock_schemas import envelope
 
-__all__ = ["PURGE", "Conditional", "Write", "expecting"]
+__all__ = ["ALONE", "PURGE", "Conditional", "Write", "expecting", "living"]
+
+#: Removes what stood on the subject before, so that it stays removed. What merely falls out of a
+#: subject's limit leaves no trace on the server's disk: when the server is killed after its
+#: successor has gone by its time to live, it is there again.
+ALONE: Final[Mapping[str, str]] = {"Nats-Rollup": "sub"}
 
 #: What deletes a key and leaves a marker that goes by itself.
-PURGE: Final[Mapping[str, str]] = {"KV-Operation": "PURGE", "Nats-Rollup": "sub"}
+PURGE: Final[Mapping[str, str]] = {"KV-Operation": "PURGE", **ALONE}
 
 #: The broker's word, with several servers, for a condition that it cannot judge at this moment,
 #: because another write under the same condition is under way.
@@ -45,6 +50,11 @@ def expecting(last: int, subject: str | None = None) -> dict[str, str]:
     if subject is not None:
         headers["Nats-Expected-Last-Subject-Sequence-Subject"] = subject
     return headers
+
+
+def living(ttl_s: int) -> dict[str, str]:
+    """The headers of a record that takes the place of the one before and lives so long."""
+    return {"Nats-TTL": f"{ttl_s}s", **ALONE}
 
 
 class Write(msgspec.Struct, frozen=True):

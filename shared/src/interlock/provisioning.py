@@ -131,7 +131,7 @@ def bucket_config(bucket: Bucket) -> dict[str, Any]:
         "retention": "limits",
         "storage": "file",
         "discard": "new",
-        "max_msgs_per_subject": 1,
+        "max_msgs_per_subject": bucket.limit_per_key,
         "max_age": 0,
         "max_bytes": -1,
         "max_msgs": -1,

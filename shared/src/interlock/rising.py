@@ -14,7 +14,7 @@ import msgspec
 
 from interlock import logs
 from interlock.bus import ApiError, Bus
-from interlock.conditional import Write, expecting
+from interlock.conditional import ALONE, Write, expecting
 from interlock.errors import ContractBroken, WrongRevision
 from interlock.kv import Store
 from interlock.reader import Reader, Record
@@ -95,7 +95,7 @@ async def ensure(bus: Bus, bucket: Bucket, config: Mapping[str, Any]) -> bool:
     await _carry_in(bus, bucket)
     created = await _created(bus, bucket.stream)
     about = Write(
-        bucket.key_subject(_ABOUT), msgspec.json.encode(_About(created=created or "")), {}
+        bucket.key_subject(_ABOUT), msgspec.json.encode(_About(created=created or "")), ALONE
     )
     await bus.commit([about], timeout_s=_TIMEOUT_S)
     await _delete(bus, _carrier(bucket))
@@ -152,7 +152,7 @@ async def _carry_in(bus: Bus, bucket: Bucket) -> None:
     prefix = len(_carried(bucket, ""))
     async for record in _last(bus, _carrier(bucket), _carried(bucket, _KEPT)):
         subject = bucket.key_subject(record.subject[prefix:])
-        write = Write(subject, record.body, {**_own(record), **expecting(0)})
+        write = Write(subject, record.body, {**_own(record), **ALONE, **expecting(0)})
         try:
             await bus.commit([write], timeout_s=_TIMEOUT_S)
         except WrongRevision:

@@ -20,7 +20,7 @@ import msgspec
 from interlock import logs, rising
 from interlock.bus import ApiError, Write
 from interlock.clock import parse_ns
-from interlock.conditional import PURGE, expecting
+from interlock.conditional import PURGE, expecting, living
 from interlock.delivery import Delivery
 from interlock.errors import CommandFailed, InterlockError, Reject, WrongRevision
 from interlock.kv import decode_message
@@ -139,7 +139,7 @@ def handed_over(step: Step) -> Put | None:
 def _purge(name: str, end: Ended, condition: Mapping[str, str], by: str = "") -> Write:
     headers = {
         **PURGE,
-        "Nats-TTL": f"{LOCKS.marker_ttl_s}s",
+        **living(LOCKS.marker_ttl_s),
         _ENDED: end.why,
         **({_BY: envelope.escape(by)} if by else {}),
         **condition,
@@ -151,7 +151,7 @@ def _put(name: str, put: Put, condition: dict[str, str] | None = None) -> Write:
     return Write(
         locks.claim_subject(name, put.id),
         msgspec.json.encode(put.claim),
-        {"Nats-TTL": f"{put.ttl_s}s", **(condition or {})},
+        {**living(put.ttl_s), **(condition or {})},
     )
 
 

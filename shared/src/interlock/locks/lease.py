@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from interlock import logs
 from interlock.bus import Write
-from interlock.conditional import expecting
+from interlock.conditional import ALONE, expecting
 from interlock.errors import (
     BusUnavailable,
     InterlockError,
@@ -205,6 +205,7 @@ class Lease:
                     value,
                     {
                         **headers,
+                        **ALONE,
                         **expecting(self.revision, locks.claim_subject(self.name, self.id)),
                     },
                 )
@@ -237,7 +238,7 @@ class Lease:
         """
         try:
             await self._release()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, BusUnavailable):
             # Seen through all the same: nobody renews it any more.
             self._locker.leave(self.name, self._release())
             raise

@@ -20,7 +20,7 @@ import msgspec
 from interlock import logs
 from interlock.bus import ApiError, Bus, Write
 from interlock.clock import parse_ns, rfc3339_ns
-from interlock.conditional import PURGE, expecting
+from interlock.conditional import PURGE, expecting, living
 from interlock.errors import (
     BusUnavailable,
     CommandFailed,
@@ -258,7 +258,7 @@ class Locker:
             write = Write(
                 locks.claim_subject(request.name, request.id),
                 body,
-                {"Nats-TTL": f"{max(1, math.ceil(request.ttl_s))}s", **expecting(last, group)},
+                {**living(max(1, math.ceil(request.ttl_s))), **expecting(last, group)},
             )
             try:
                 ack = await self.bus.commit([write], timeout_s=_TRY_S)
@@ -345,7 +345,7 @@ class Locker:
                 # What holds us up may be a request of our own, given up long ago, that a replica
                 # carried out when it thawed: we give that back as soon as we hear of it.
                 late = self._loop.time() + _SECOND_LOOK_S >= deadline
-                if late or (waiter.refused and not self._leaving):
+                if late or (waiter.refused and not self._is_clear(waiter.request.owner)):
                     raise
                 waiter.refused = True
                 await asyncio.sleep(_SECOND_LOOK_S)
@@ -356,6 +356,13 @@ class Locker:
                     await asyncio.sleep(_PAUSE_S * random.uniform(0.5, 1.5))  # noqa: S311
             if self._loop.time() >= deadline:
                 raise await self._timed_out(ask, waiter)
+
+    def _is_clear(self, owner: str) -> bool:
+        """Whether what an owner seems to hold is about to go: it cannot be in a circle then."""
+        if self._leaving:
+            return True
+        holds = any(lease.claim.owner == owner for lease in self._leases.values())
+        return not holds and owner in self._owners.values()
 
     def _ask_anew(self, waiter: "_Waiter") -> None:
         """Under another id, since the old one may still be talked of, for the place that we had."""
@@ -428,9 +435,14 @@ class Locker:
         surely_waited_at = waiter.waiting_at
         while True:
             sent = self._loop.time()
-            revision = await self._renew(
-                claim, waiter.id, granted.token, granted.revision, granted.held_ns, _TRY_S
-            )
+            try:
+                revision = await self._renew(
+                    claim, waiter.id, granted.token, granted.revision, granted.held_ns, _TRY_S
+                )
+            except LockRefused as error:
+                # It was taken back, and granted once more to a request that we had sent twice.
+                self._abandon(request)
+                raise _GoneError(str(error)) from None
             granted = msgspec.structs.replace(granted, revision=revision)
             if confirmed(request.ttl_s, surely_waited_at, self._loop.time()):
                 lease = self._lease(request, granted, sent)
@@ -573,7 +585,7 @@ class Locker:
         return Write(
             locks.claim_subject(claim.name, id),
             msgspec.json.encode(record),
-            {"Nats-TTL": f"{max(1, math.ceil(claim.ttl_s))}s", **condition},
+            {**living(max(1, math.ceil(claim.ttl_s))), **condition},
         )
 
     async def _renew(
@@ -667,7 +679,7 @@ class Locker:
     async def _remove(self, name: str, id: str, condition: dict[str, str]) -> None:
         headers = {
             **PURGE,
-            "Nats-TTL": f"{LOCKS.marker_ttl_s}s",
+            **living(LOCKS.marker_ttl_s),
             "interlock-ended": "released",
             **condition,
         }

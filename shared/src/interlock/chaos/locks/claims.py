@@ -177,7 +177,8 @@ class _Judge:
                 self._standstill(lock, group, group.free_at, group.lapsed_at, at)
 
     def _claim(self, group: _Group, record: ClaimSet) -> None:
-        if record.id in group.over:
+        over = group.over.get(record.id)
+        if over is not None and over.token == record.token:
             # A renewal that was under way; it is over all the same.
             group.over[record.id] = record
             return

@@ -72,8 +72,9 @@ async def _tried(writing: Awaitable[object]) -> Result:
 
 
 async def _straight(bus: Bus, lease: Lease, revision: int, body: bytes) -> None:
-    """What `Lease.put` sends once it has looked at the clock."""
-    if not await _asks_for_condition(lease):
+    """What this build's `Lease.put` sends once it has looked at the clock."""
+    if Lease.put.__module__ != Lease.__module__:
+        # A bug was put in its place, and it does not look.
         await lease.put(lease.name, body)
         return
     write = Write(
@@ -86,11 +87,6 @@ async def _straight(bus: Bus, lease: Lease, revision: int, body: bytes) -> None:
         },
     )
     await bus.commit([write], timeout_s=_WAIT_S)
-
-
-async def _asks_for_condition(lease: Lease) -> bool:
-    """Whether this build's `Lease.put` is the product's own."""
-    return type(lease).put.__module__ == Lease.__module__
 
 
 async def _hold(bus: Bus, lease: Lease, book: Ledger, shared: Shared, go: Path) -> None:

@@ -162,7 +162,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     offending: dict[str, list[str]]
     """The first few of each kind."""
     crashed: int
-    """Processes that ended by themselves with an error."""
+    """Clients that ended by themselves with an error, and replicas with an unknown one."""
+    service_exits: int
+    """How often a replica ended by itself, as it does when the broker is away as it starts."""
     hung: int
     """Processes that did not end when they were asked to."""
     faults: int
@@ -182,6 +184,7 @@ class _Outcome(msgspec.Struct, frozen=True, kw_only=True):
     found: Found
     happened: Sequence[Happened]
     crashed: int
+    service_exits: int
     hung: int
     clock_jumps: str
 
@@ -284,6 +287,7 @@ def _report(plan: Plan, seed: int, verdict: Verdict, outcome: _Outcome, took_s: 
             for kind, found in verdict.findings.items()
         },
         crashed=outcome.crashed,
+        service_exits=outcome.service_exits,
         hung=outcome.hung,
         faults=len(outcome.happened),
         faults_by_kind=dict(sorted(Counter(each.fault.kind for each in outcome.happened).items())),
@@ -409,10 +413,16 @@ async def _run(folder: Path, plan: Plan, seed: int, tell: Progress) -> _Outcome:
     return _Outcome(
         found=found,
         happened=happened,
-        crashed=sum(each.crashes for each in (*clients, *services)),
+        crashed=sum(each.crashes for each in clients) + sum(map(_unknown_errors, services)),
+        service_exits=sum(each.crashes for each in services),
         hung=sum(each.hung for each in clients),
         clock_jumps=_jumps(plan, happened, possible=processes.library is not None),
     )
+
+
+def _unknown_errors(worker: AnyWorker) -> int:
+    """How often it ended with an error that it has no sentence for."""
+    return worker.log.read_text(errors="replace").count("Traceback (most recent call last)")
 
 
 def _jumps(plan: Plan, happened: Sequence[Happened], *, possible: bool) -> str:
