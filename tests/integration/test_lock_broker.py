@@ -12,8 +12,8 @@ import pytest_asyncio
 from interlock import provisioning
 from interlock.bus import Ack, ApiError, Bus, Write, connect
 from interlock.cluster import LocalCluster
-from interlock.conditional import PURGE, Conditional, expecting
-from interlock.errors import LeaseLost, PublishRefused, WrongRevision
+from interlock.conditional import ALONE, PURGE, Conditional, expecting, living
+from interlock.errors import LeaseLost, NotAcknowledged, PublishRefused, WrongRevision
 from interlock.fleet import Fleet
 from interlock.kv import decode_message
 from interlock.reader import Reader
@@ -56,14 +56,14 @@ def name() -> str:
 def claim(name: str, id: str, last: int, *, ttl: str = "30s", own: bool = False) -> Write:
     """A record of a claim, on the condition of the group, or of its own subject."""
     condition = expecting(last) if own else expecting(last, locks.group(name))
-    return Write(locks.claim_subject(name, id), b"{}", {"Nats-TTL": ttl, **condition})
+    return Write(locks.claim_subject(name, id), b"{}", {**ALONE, "Nats-TTL": ttl, **condition})
 
 
 def purge(name: str, id: str, last: int) -> Write:
     return Write(
         locks.claim_subject(name, id),
         b"",
-        {**PURGE, "Nats-TTL": "1s", **expecting(last, locks.group(name))},
+        {**PURGE, **living(1), **expecting(last, locks.group(name))},
     )
 
 
@@ -206,7 +206,7 @@ async def test_other_locks_are_other_groups(bus: Bus, name: str) -> None:
 async def test_to_hand_over_is_both_or_neither(bus: Bus, name: str) -> None:
     held = await put(bus, claim(name, "a", 0))
     waiting = await put(bus, claim(name, "b", held))
-    grant = Write(locks.claim_subject(name, "b"), b'{"held":1}', {"Nats-TTL": "5s"})
+    grant = Write(locks.claim_subject(name, "b"), b'{"held":1}', living(5))
     with pytest.raises(WrongRevision):
         await put(bus, purge(name, "a", held), grant)
     found = await last(bus, locks.claim_subject(name, "b"))
@@ -252,6 +252,15 @@ async def test_fenced_writes_at_once_all_come_through(
         found = await last(bus, key)
         assert found is not None
         assert found[2] == b"x"
+
+
+async def test_a_write_on_a_closed_connection_fails_at_once(
+    cluster: LocalCluster, name: str
+) -> None:
+    closed = await connect(cluster.settings(), name="closes")
+    await closed.close()
+    with pytest.raises(NotAcknowledged, match="closed"):
+        await closed.commit([claim(name, "a", 0)], timeout_s=3_600)
 
 
 async def test_a_fence_in_another_stream_fences_nothing(bus: Bus, name: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from interlock.bus import connected
+from interlock.conditional import living
 from interlock.errors import (
     BusUnavailable,
     LeaseLost,
@@ -755,9 +756,7 @@ async def test_who_was_cut_off_until_its_claim_ran_out_has_its_place_back(
         subject = locks.claim_subject(name, first)
         reader = Reader(fleet.bus, LOCKS.stream, (subject,), {"deliver_policy": "last_per_subject"})
         (record,) = [each async for each in reader.records(until_end=True)]
-        await fleet.bus.publish(
-            subject, record.body, {"Nats-TTL": "1s"}, expected_revision=record.seq
-        )
+        await fleet.bus.publish(subject, record.body, living(1), expected_revision=record.seq)
 
         async def anew() -> bool:
             ids = [claim.id for claim in (await show(fleet, name)).waiting]

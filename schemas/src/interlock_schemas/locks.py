@@ -135,9 +135,9 @@ class AcquireLock(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     client: ClientId = ""
     node: Text = ""
     note: Text = ""
-    asked_ns: int = 0
+    asked_ns: Annotated[int, Meta(ge=0, le=2**62)] = 0
     """The place in the queue that this request had before it was cut off, from a `ClaimAnswer`."""
-    asked_seq: int = 0
+    asked_seq: Annotated[int, Meta(ge=0, le=2**62)] = 0
 
 
 class RenewLock(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -99,6 +99,9 @@ class Conditional:
             patience = min(_LONGEST_TRY_S, _TRY_S * 2**silent, left)
             answer = await self._try(encoded, patience)
             if answer is None:
+                if self._replies.closed:
+                    why = "the connection is closed; it was not answered"
+                    break
                 silent += 1
                 continue
             result = self._read(writes[0].subject, answer)

@@ -16,7 +16,7 @@ from typing import Any
 from interlock.errors import InterlockError
 from interlock.state import make_private_folder
 
-__all__ = ["NotReadyError", "became_ready", "log_path", "signal_group", "spawn"]
+__all__ = ["NotReadyError", "became_ready", "die_with", "log_path", "signal_group", "spawn"]
 
 _LOG_LIMIT_BYTES = 10 * 1024 * 1024
 _PR_SET_PDEATHSIG = 1
@@ -31,7 +31,7 @@ def log_path(state: Path, name: str) -> Path:
     return state / "logs" / f"{name}.log"
 
 
-def _die_with(parent: int, number: signal.Signals) -> Callable[[], None] | None:
+def die_with(parent: int, number: signal.Signals) -> Callable[[], None] | None:
     """What a child runs between fork and exec, so that it does not outlive a killed parent.
 
     SIGKILL leaves the parent no time to stop its children, and a broker or service that nobody
@@ -76,7 +76,7 @@ async def spawn(
     """Start a process in a session of its own, its output appended to ``log``.
 
     In its own session it does not get the terminal's Ctrl-C: in which order things stop is our
-    decision. On Linux it ends with us (see `_die_with`), by ``orphan_signal``: SIGKILL for what may
+    decision. On Linux it ends with us (see `die_with`), by ``orphan_signal``: SIGKILL for what may
     be stopped (SIGSTOP) at that moment, and would never come to read another. ``env`` is added to
     our environment.
 
@@ -91,7 +91,7 @@ async def spawn(
             stderr=asyncio.subprocess.STDOUT,
             env={**os.environ, **env},
             start_new_session=True,
-            preexec_fn=_die_with(os.getpid(), orphan_signal),
+            preexec_fn=die_with(os.getpid(), orphan_signal),
         )
     finally:
         os.close(output)

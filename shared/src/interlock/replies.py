@@ -37,6 +37,11 @@ class Replies:
         if waiting is not None and not waiting.done():
             waiting.set_result((headers, body))
 
+    @property
+    def closed(self) -> bool:
+        """Whether no answer will ever come."""
+        return self._client.is_closed
+
     def reconnected(self) -> None:
         """The connection is back: what was sent on the one before may be gone."""
         for waiting in self._waiting.values():

@@ -276,7 +276,9 @@ class Service:
             try:
                 asked = decoder.decode(request.data or b"{}")
             except (msgspec.DecodeError, RecursionError) as error:
-                raise ServiceError("400", f"not a {command.request.__name__}: {error}") from error
+                raise ServiceError(
+                    "400", f"this is no {command.request.__name__}: {error}"
+                ) from error
             with telemetry.tracer.start_as_current_span(
                 f"answer {command.subject}",
                 context=telemetry.extract(request.headers or {}),

@@ -16,6 +16,7 @@ __all__ = [
     "BROKER_KINDS",
     "CLIENT_KINDS",
     "EVENT_LANES",
+    "GAPS_S",
     "KINDS",
     "PROCESS_KINDS",
     "SERVICE_KINDS",
@@ -69,7 +70,7 @@ _DURATION_S: Final[dict[Kind, tuple[float, float]]] = {
     "service_clock": (1.5, 6.0),
 }
 #: Between the end of one fault and the start of the next in the same lane, seconds.
-_GAP_S: Final[dict[Lane, tuple[float, float]]] = {
+GAPS_S: Final[Mapping[Lane, tuple[float, float]]] = {
     "broker": (0.3, 2.0),
     "client": (0.2, 2.5),
     "service": (0.5, 2.5),
@@ -132,10 +133,12 @@ def draw(
     processes: int = 8,
     services: int = 2,
     lanes: Mapping[Lane, tuple[Kind, ...]] = EVENT_LANES,
+    gaps_s: Mapping[Lane, tuple[float, float]] = GAPS_S,
 ) -> list[Fault]:
     """The faults of one run, by start. All of them end within `seconds`.
 
     Each lane takes every kind once, in an order of its own, before any kind comes again.
+    ``gaps_s``: shortest and longest time between two of a lane.
     """
     faults = []
     counts = {
@@ -156,7 +159,7 @@ def draw(
             shortest, longest = _DURATION_S[kind]
             # Short ones are as interesting as long ones, and leave room for more.
             length = shortest + (longest - shortest) * rand.random() ** 2
-            gap = rand.uniform(*_GAP_S[lane])
+            gap = rand.uniform(*gaps_s[lane])
             fault = _fault(rand, kind, counts.get(kind.partition("_")[0], brokers), brokers)
             end = min(at + length, seconds)
             if end - at < max(shortest, _SHORTEST_S if at + length > seconds else 0.0):

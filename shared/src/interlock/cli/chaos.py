@@ -189,6 +189,8 @@ def _print_locks(report: "locks.Report") -> None:
         sys.stdout.write(f"{name.replace('_', ' '):<17} {getattr(report, name):,}\n")
     sys.stdout.write(f"{'clock jumps':<17} {report.clock_jumps}\n")
     sys.stdout.write(f"{'worst stuck':<17} {report.worst_stuck_s:.2f} s beyond a lease\n")
+    sys.stdout.write(f"{'broken included':<17} {report.worst_broken_s:.2f} s\n")
+    sys.stdout.write(f"{'broker was well':<17} {report.watched_s:.1f} s\n")
     sys.stdout.write(f"{'worst idle':<17} {report.worst_idle_s:.2f} s\n")
     if report.worst_fresh_s is not None:
         sys.stdout.write(f"{'worst fresh':<17} {report.worst_fresh_s:.2f} s\n")

@@ -20,7 +20,7 @@ import msgspec
 
 from interlock.errors import BusUnavailable, InterlockError, LeaseLost
 from interlock.locks.lease import Lease
-from interlock.process import _die_with
+from interlock.process import die_with
 
 __all__ = [
     "LOST",
@@ -190,7 +190,7 @@ class _Command:
             raise CannotRun.by(argv[0], error) from error
 
     def _before_exec(self) -> Callable[[], None]:
-        die_with_us = _die_with(os.getpid(), signal.SIGTERM)
+        die_with_us = die_with(os.getpid(), signal.SIGTERM)
         terminal = self._terminal
 
         def arrange() -> None:

@@ -57,6 +57,8 @@ class Counts(msgspec.Struct, kw_only=True):
     worst_stuck_s: float = 0.0
     """The longest that a lock with a waiter stood still beyond its last lease, broken times left
     out."""
+    worst_broken_s: float = 0.0
+    """The same, broken times counted."""
     worst_idle_s: float = 0.0
     """The longest that a lock with a waiter was held by nobody, broken times left out."""
 
@@ -308,6 +310,7 @@ class _Judge:
         stuck_s = self._broken.outside_s(max(since, lapsed_at), at)
         self.counts.worst_idle_s = max(self.counts.worst_idle_s, idle_s)
         self.counts.worst_stuck_s = max(self.counts.worst_stuck_s, stuck_s)
+        self.counts.worst_broken_s = max(self.counts.worst_broken_s, at - max(since, lapsed_at))
         if stuck_s > SLACK_S:
             self.found.append(
                 Finding(

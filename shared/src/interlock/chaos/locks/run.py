@@ -25,7 +25,7 @@ from interlock.chaos.faults import Breaker
 from interlock.chaos.locks import clocks
 from interlock.chaos.locks.checker import Found, Fresh, Verdict, check
 from interlock.chaos.locks.client import Shared, lock_name
-from interlock.chaos.locks.findings import KINDS, Window
+from interlock.chaos.locks.findings import KINDS, Window, Windows
 from interlock.chaos.locks.lines import Line
 from interlock.chaos.locks.observer import read_records
 from interlock.chaos.locks.planting import Plant
@@ -41,6 +41,7 @@ from interlock.chaos.locks.stage import (
 from interlock.chaos.network import Network
 from interlock.chaos.schedule import (
     BROKER_KINDS,
+    GAPS_S,
     PROCESS_KINDS,
     SERVICE_KINDS,
     Fault,
@@ -68,6 +69,9 @@ _WAIT_S: Final = 60.0
 #: After a server is whole again, so long until a client has noticed, seconds: it connects anew, or
 #: waits for an answer that will not come and asks again.
 _GRACE_S: Final = 4.0
+#: Between two faults of the broker, seconds: past the grace, so that locks can be seen not to be
+#: stuck.
+_BROKER_GAP_S: Final = (_GRACE_S + 1.0, _GRACE_S + 8.0)
 #: How often a replica is killed, where only they are, seconds; and how long it stays away.
 _SERVICE_EVERY_S: Final = 2.0
 _SERVICE_AWAY_S: Final = 0.1
@@ -152,6 +156,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     worst_stuck_s: float
     """The longest that a lock with a waiter stood still beyond its lease, while the broker was
     well."""
+    worst_broken_s: float
+    """The same, counting all the time."""
+    watched_s: float
+    """How long the broker was well, of the phase with faults and after it."""
     worst_idle_s: float
     """The longest that a lock with a waiter was held by nobody, while the broker was well."""
     worst_fresh_s: float | None
@@ -182,6 +190,8 @@ class _Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What a run leaves."""
 
     found: Found
+    begun_at: float
+    """When the first fault could come."""
     happened: Sequence[Happened]
     crashed: int
     service_exits: int
@@ -279,6 +289,10 @@ def _report(plan: Plan, seed: int, verdict: Verdict, outcome: _Outcome, took_s: 
         history=len({record.seq for record in outcome.found.records}),
         missing=counts.missing,
         worst_stuck_s=round(counts.worst_stuck_s, 2),
+        worst_broken_s=round(counts.worst_broken_s, 2),
+        watched_s=round(
+            Windows(outcome.found.broken).outside_s(outcome.begun_at, outcome.found.end_at), 1
+        ),
         worst_idle_s=round(counts.worst_idle_s, 2),
         worst_fresh_s=round(max(waited), 2) if waited and len(waited) == len(fresh) else None,
         violations={kind: len(verdict.findings.get(kind, ())) for kind in KINDS},
@@ -328,6 +342,7 @@ def _schedule(plan: Plan, seed: int, *, clocks_jump: bool) -> list[Fault]:
         processes=plan.processes,
         services=plan.services,
         lanes=lanes,
+        gaps_s={**GAPS_S, "broker": _BROKER_GAP_S},
     )
 
 
@@ -360,6 +375,7 @@ async def _run(folder: Path, plan: Plan, seed: int, tell: Progress) -> _Outcome:
             work = [group.create_task(each.run()) for each in clients]
             await _warm(clients)
             tell("all of them at work; breaking things")
+            begun_at = ledger.now()
             breaker = Breaker(
                 cluster, network, {"process": clients, "service": services}, tell, _over(clients)
             )
@@ -412,6 +428,7 @@ async def _run(folder: Path, plan: Plan, seed: int, tell: Progress) -> _Outcome:
     )
     return _Outcome(
         found=found,
+        begun_at=begun_at,
         happened=happened,
         crashed=sum(each.crashes for each in clients) + sum(map(_unknown_errors, services)),
         service_exits=sum(each.crashes for each in services),
