@@ -10,6 +10,7 @@ import pytest
 
 from tests.chaos.test_chaos import env, processes
 
+LARGER = ("--clients", "24", "--processes", "4", "--locks", "8")
 SMALL = ("--clients", "12", "--processes", "3", "--locks", "3")
 
 
@@ -77,14 +78,22 @@ def test_a_frozen_holder_writes_where_nobody_asks_the_fence(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("plant", "how", "kinds"),
     [
-        ("blind-renewal", ("--seconds", "10"), {"token", "overlap", "stale_write"}),
-        ("two-step", ("--seconds", "3", "--faults", "none"), {"token", "overlap", "barged"}),
+        (
+            "blind-renewal",
+            ("--seconds", "14", "--faults", "clients", "--ttl", "1", *LARGER),
+            {"token", "overlap", "stale_write"},
+        ),
+        (
+            "two-step",
+            ("--seconds", "3", "--faults", "none", *SMALL),
+            {"token", "overlap", "barged"},
+        ),
     ],
 )
 def test_a_bug_that_is_put_in_is_found(
     tmp_path: Path, plant: str, how: tuple[str, ...], kinds: set[str]
 ) -> None:
-    code, report, said = run(tmp_path, "locks", *how, "--seed", "3", "--plant", plant, *SMALL)
+    code, report, said = run(tmp_path, "locks", *how, "--seed", "3", "--plant", plant)
     assert code == 1, f"{report}\n{said}"
     assert kinds & {kind for kind, count in report["violations"].items() if count}
     assert Path(report["folder"]).is_dir()

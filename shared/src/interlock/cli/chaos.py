@@ -35,6 +35,7 @@ class Broken(StrEnum):
     """What is broken, with locks."""
 
     ALL = "all"
+    CLIENTS = "clients"
     SERVICES = "services"
     NONE = "none"
 
@@ -80,8 +81,8 @@ def chaos(
     faults: Annotated[
         Broken,
         typer.Option(
-            help="locks: what is broken: all; services, a replica killed every two seconds and "
-            "nothing else; none.",
+            help="locks: what is broken: all; clients alone; services, a replica killed every two "
+            "seconds and nothing else; none.",
         ),
     ] = Broken.ALL,
     rounds: Annotated[

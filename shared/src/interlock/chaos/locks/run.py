@@ -72,6 +72,8 @@ _GRACE_S: Final = 4.0
 #: Between two faults of the broker, seconds: past the grace, so that locks can be seen not to be
 #: stuck.
 _BROKER_GAP_S: Final = (_GRACE_S + 1.0, _GRACE_S + 8.0)
+#: Between two faults of clients, seconds.
+_CLIENT_GAP_S: Final = (0.1, 1.0)
 #: How often a replica is killed, where only they are, seconds; and how long it stays away.
 _SERVICE_EVERY_S: Final = 2.0
 _SERVICE_AWAY_S: Final = 0.1
@@ -84,6 +86,8 @@ class Faults(StrEnum):
 
     ALL = "all"
     """Servers, their network, clients, replicas of the service, wall clocks."""
+    CLIENTS = "clients"
+    """Clients are killed and frozen, and nothing else."""
     SERVICES = "services"
     """A replica of the service is killed every two seconds, and nothing else."""
     NONE = "none"
@@ -335,6 +339,8 @@ def _schedule(plan: Plan, seed: int, *, clocks_jump: bool) -> list[Fault]:
         "client": possible(PROCESS_KINDS),
         "service": possible(SERVICE_KINDS),
     }
+    if plan.faults == Faults.CLIENTS:
+        lanes = {"client": ("process_freeze", "process_kill", "process_freeze")}
     return draw(
         seed,
         seconds=plan.seconds,
@@ -342,7 +348,7 @@ def _schedule(plan: Plan, seed: int, *, clocks_jump: bool) -> list[Fault]:
         processes=plan.processes,
         services=plan.services,
         lanes=lanes,
-        gaps_s={**GAPS_S, "broker": _BROKER_GAP_S},
+        gaps_s={**GAPS_S, "broker": _BROKER_GAP_S, "client": _CLIENT_GAP_S},
     )
 
 
@@ -424,7 +430,7 @@ async def _run(folder: Path, plan: Plan, seed: int, tell: Progress) -> _Outcome:
             for n, worker in enumerate(clients)
         },
         killed=frozenset(each.name for each in clients[:killed]),
-        nobody_times_out=plan.faults != Faults.ALL,
+        nobody_times_out=plan.faults in (Faults.SERVICES, Faults.NONE),
     )
     return _Outcome(
         found=found,
