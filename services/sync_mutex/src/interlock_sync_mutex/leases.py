@@ -43,6 +43,7 @@ __all__ = [
 
 Why = Literal[
     "released",
+    "expired",
     "ended",
     "node_lost",
     "max_age",

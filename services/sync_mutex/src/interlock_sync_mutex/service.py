@@ -22,7 +22,7 @@ from interlock.bus import ApiError, Write
 from interlock.clock import parse_ns
 from interlock.conditional import PURGE, expecting, living
 from interlock.delivery import Delivery
-from interlock.errors import CommandFailed, InterlockError, Reject, WrongRevision
+from interlock.errors import BusUnavailable, CommandFailed, InterlockError, Reject, WrongRevision
 from interlock.kv import decode_message
 from interlock.reader import Reader, Record
 from interlock.service import Service
@@ -192,8 +192,7 @@ class SyncMutex:
             now = self._loop.time()
             if record == "begin":
                 if self.ready.is_set():
-                    # Whoever restores it from a backup takes it away for a moment.
-                    await rising.verify(self._bus, LOCKS)
+                    await self._still_rising()
                 fresh, live = Registry(), False
             elif record is None:
                 missed = self._caught_up(fresh)
@@ -209,6 +208,15 @@ class SyncMutex:
                     self._on_change(change)
                 if live:
                     self._progress()
+
+    async def _still_rising(self) -> None:
+        """Raise ContractBroken where the bucket is another one: restored from a backup."""
+        while True:
+            try:
+                return await rising.verify(self._bus, LOCKS)
+            except (BusUnavailable, ApiError) as error:
+                log.info("not looked at yet", bucket=LOCKS.name, why=str(error))
+                await asyncio.sleep(_TICK_S)
 
     def _caught_up(self, fresh: Registry) -> list[Change]:
         """Replace what was known by a snapshot; what was granted meanwhile is still to be told."""
@@ -296,16 +304,16 @@ class SyncMutex:
                     continue
                 self._own[token] = ack.seq
                 if handing is not None:
-                    self._spawn(self._clear(name, step.ends[0].standing))
+                    self._spawn(self._clear(name, step.ends[0]))
                 return Committed(decision, ack.seq)
         raise CommandFailed(f"{name} is changing hands all the time: ask again", code="503")
 
-    async def _clear(self, name: str, over: Standing) -> None:
-        """Remove the record of a claim that was handed over."""
-        end = Ended(over, "released")
+    async def _clear(self, name: str, end: Ended) -> None:
+        """Remove the record of a claim that is over."""
+        condition = expecting(end.standing.revision)
         with contextlib.suppress(WrongRevision):
             await self._bus.commit(
-                [_purge(name, end, expecting(over.revision))], timeout_s=self._settings.commit_s
+                [_purge(name, end, condition)], timeout_s=self._settings.commit_s
             )
 
     def _gate(self, token: str) -> asyncio.Lock:
@@ -419,6 +427,9 @@ class SyncMutex:
                     aged.setdefault(claim.name, []).append(standing.id)
             if age_s > _life_s(standing) + _OVERDUE_S:
                 stale.add((token, claim.name))
+            if age_s > _life_s(standing) + 3 * _OVERDUE_S:
+                # Looked up, and still there. Nobody can rest on it any more.
+                self._spawn(self._clear(claim.name, Ended(standing, "expired")))
         for name, ids in overdue.items():
             self._spawn(self._quietly(name, partial(leases.expire_offers, overdue=ids)))
         for name, ids in aged.items():
@@ -430,7 +441,7 @@ class SyncMutex:
             token = subjects.token(name)
             for over in registry.leftovers(token):
                 if now - registry.seen(token, over.id) >= _TICK_S:
-                    self._spawn(self._clear(name, over))
+                    self._spawn(self._clear(name, Ended(over, "released")))
         if waiting:
             self._refuse_deadlocks()
         registry.sweep(now)
@@ -450,10 +461,20 @@ class SyncMutex:
         chosen = deadlock.victim(all_locks, circle) if circle is not None else None
         if circle is not None and chosen is not None:
             name, standing = chosen
-            self._spawn(self._refuse(name, standing.id, deadlock.describe(circle)))
+            self._spawn(self._refuse_late(name, standing.id, deadlock.describe(circle)))
 
-    async def _refuse(self, name: str, id: str, why: str) -> None:
-        await self._change(name, lambda lock: leases.end(lock, (id,), "deadlock"), by=why)
+    async def _refuse_late(self, name: str, id: str, why: str) -> None:
+        await self._refuse(name, id, why)
+
+    async def _refuse(self, name: str, id: str, why: str) -> bool:
+        """Refuse a wait; False where it is over already."""
+
+        def decide(lock: Lock) -> Step | None:
+            # It may have been granted meanwhile, and then there was no deadlock.
+            waiting = [s.id for s in lock.queue if s.id == id]
+            return leases.end(lock, waiting, "deadlock")
+
+        return await self._change(name, decide, by=why) is not None
 
     # Commands
 
@@ -491,8 +512,8 @@ class SyncMutex:
             # Where several close it at once, the youngest is refused, and the others go on.
             if circle is not None and (chosen is None or chosen[1].id == id):
                 why = deadlock.describe(circle)
-                await self._refuse(name, id, why)
-                raise CommandFailed(why, code="508")
+                if await self._refuse(name, id, why):
+                    raise CommandFailed(why, code="508")
         known = self._registry.lock(subjects.token(name)).claims.get(id)
         return self._answer(name, known or standing)
 
