@@ -16,7 +16,7 @@ import msgspec
 
 from interlock.acks import BATCH_INCOMPLETE, DUPLICATE_IN_BATCH, Ack, error_of, parse_ack
 from interlock.backoff import delay_s
-from interlock.errors import InterlockError, NotAcknowledged, PublishRefused
+from interlock.errors import InterlockError, NotAcknowledged, PublishRefused, WrongRevision
 from interlock.frames import head_of, hpub, subject_bytes
 from interlock.headers import parse as parse_headers
 from interlock.replies import Answer, Replies
@@ -113,6 +113,8 @@ class Conditional:
                 if busy >= _BUSY_TRIES:
                     raise result
             elif isinstance(result, InterlockError):
+                if isinstance(result, WrongRevision):
+                    result.unsure = silent > 0
                 raise result
             pause = delay_s(busy + 1, base_s=_RETRY_BASE_S, cap_s=_RETRY_CAP_S, rand=random.random)
             await asyncio.sleep(min(pause, max(0.0, deadline - self._loop.time())))

@@ -67,6 +67,8 @@ class WrongRevision(PublishRefused):
         super().__init__(message, code=code)
         self.last = last
         """The sequence that stands instead, where the broker names it; 0: none."""
+        self.unsure = False
+        """An earlier attempt got no answer: it may have been stored, and be the reason."""
 
 
 class LockError(InterlockError):

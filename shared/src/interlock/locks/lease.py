@@ -20,6 +20,7 @@ from interlock.errors import (
     InterlockError,
     LeaseLost,
     LockRefused,
+    NotAcknowledged,
     WrongRevision,
 )
 from interlock.locks.holding import Hold, renew_after_s
@@ -199,37 +200,50 @@ class Lease:
         """
         async with self._busy:
             for _ in range(3):
-                headers = self.headers()
-                write = Write(
-                    LOCKS.key_subject(locks.state_key(key)),
-                    value,
-                    {
-                        **headers,
-                        **ALONE,
-                        **expecting(self.revision, locks.claim_subject(self.name, self.id)),
-                    },
-                )
                 try:
-                    return (await self._locker.bus.commit([write], timeout_s=timeout_s)).seq
-                except BusUnavailable:
+                    return await self._put(key, value, timeout_s)
+                except (BusUnavailable, asyncio.CancelledError):
                     self.unsure = True
                     raise
-                except asyncio.CancelledError:
-                    self.unsure = True
-                    raise
-                except WrongRevision:
-                    # Lost, or an earlier renewal was stored that nobody told us of.
-                    sent = self._loop.time()
+                except WrongRevision as error:
+                    if error.unsure:
+                        stored = await self._locker.stored(key, value, self.token)
+                        if stored is not None:
+                            return stored
+                        self.unsure = True
                     try:
-                        revision = await self._locker.renew(
-                            self, timeout_s=max(0.05, self.remaining_s)
-                        )
-                    except LockRefused as error:
-                        self.lose(str(error))
-                        self.check()
-                        raise
-                    self._renewed(sent, revision)
+                        await self._find_again()
+                    except LeaseLost as lost:
+                        if not error.unsure:
+                            raise
+                        raise NotAcknowledged(
+                            f"{lost}. Whether {key} was stored before that is not known"
+                        ) from lost
             raise LeaseLost(f"{self.name}: others write its record: token {self.token} is void")
+
+    async def _put(self, key: str, value: bytes, timeout_s: float) -> int:
+        write = Write(
+            LOCKS.key_subject(locks.state_key(key)),
+            value,
+            {
+                **self.headers(),
+                **ALONE,
+                **expecting(self.revision, locks.claim_subject(self.name, self.id)),
+            },
+        )
+        return (await self._locker.bus.commit([write], timeout_s=timeout_s)).seq
+
+    async def _find_again(self) -> None:
+        """Lost, or an earlier renewal was stored that nobody told us of."""
+        self.check()
+        sent = self._loop.time()
+        try:
+            revision = await self._locker.renew(self, timeout_s=max(0.05, self.remaining_s))
+        except LockRefused as error:
+            self.lose(str(error))
+            self.check()
+            raise
+        self._renewed(sent, revision)
 
     async def release(self) -> None:
         """Give it back, for the next to have. Once it is lost or given back, nothing is done.

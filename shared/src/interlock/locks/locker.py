@@ -704,6 +704,19 @@ class Locker:
             raise
         return decode_message(answer["message"])[1]
 
+    async def stored(self, key: str, value: bytes, token: int) -> int | None:
+        """The revision of a piece of state, if it is this value, written under this token."""
+        subject = LOCKS.key_subject(locks.state_key(key))
+        try:
+            answer = await self.bus.api(f"STREAM.MSG.GET.{LOCKS.stream}", {"last_by_subj": subject})
+        except ApiError as error:
+            if error.code == 404:
+                return None
+            raise
+        headers, body = decode_message(answer["message"])
+        same = body == value and headers.get(locks.TOKEN_HEADER) == str(token)
+        return int(answer["message"]["seq"]) if same else None
+
     # Talking to the service
 
     async def _command(
