@@ -39,6 +39,11 @@ up *ARGS: setup
 test *ARGS: setup
     pytest {{ ARGS }}
 
+# Run the tests that take long, which CI leaves out
+[group("check")]
+test-slow *ARGS: setup
+    pytest -m slow {{ ARGS }}
+
 # Format the code
 [group("check")]
 format: setup
@@ -83,3 +88,11 @@ chaos-soak seconds="30": setup
     done
     echo "$failed of 40 runs failed" >&2
     [ "$failed" -eq 0 ]
+
+# Break everything under locks for five minutes, with one broker and with three, then freeze holders
+[group("check")]
+chaos-locks seconds="300": setup
+    interlock chaos --workload locks --seconds {{ seconds }} --json
+    interlock chaos --workload locks --seconds {{ seconds }} --brokers 3 --json
+    interlock chaos --workload locks --faults services --seconds 60 --json
+    interlock chaos --workload frozen-holder --rounds 100 --json

@@ -78,10 +78,11 @@ def test_a_frozen_holder_writes_where_nobody_asks_the_fence(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("plant", "how", "kinds"),
     [
-        (
+        pytest.param(
             "blind-renewal",
             ("--seconds", "14", "--faults", "clients", "--ttl", "1", *LARGER),
             {"token", "overlap", "stale_write"},
+            marks=pytest.mark.slow,
         ),
         (
             "two-step",

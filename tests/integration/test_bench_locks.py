@@ -88,6 +88,7 @@ def test_a_quick_run_reports_ours_and_every_peer_that_is_here(tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 async def test_three_replicas_without_a_peer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +106,7 @@ async def test_three_replicas_without_a_peer(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 async def test_a_peer_that_does_not_start_is_named_and_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +131,7 @@ async def test_without_the_lock_service_it_says_what_to_install(
 
 
 @pytest.mark.skipif("redis" in servers.absent(), reason="Redis is not installed")
+@pytest.mark.slow
 async def test_a_lock_that_is_held_already_fails_the_measurement(tmp_path: Path) -> None:
     async with (
         servers.redis(tmp_path / "redis", fsync="everysec") as server,
@@ -161,6 +164,7 @@ def _alive(pids: set[int]) -> set[int]:
 
 
 @pytest.mark.skipif(shutil.which("ps") is None, reason="there is no ps")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "when"),
     [

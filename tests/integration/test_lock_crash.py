@@ -78,7 +78,7 @@ async def _live(fleet: Fleet, round: str) -> Lease:
     return stays
 
 
-@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("size", [1, pytest.param(3, marks=pytest.mark.slow)])
 async def test_what_has_ended_stays_ended(tmp_path: Path, size: int) -> None:
     cluster = LocalCluster(tmp_path / "cluster", size=size)
     await cluster.start()

@@ -41,12 +41,17 @@ def test_no_interleaving_breaks_a_rule(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flaw", "rule"),
     [
-        ("SETTLE_UNCONDITIONAL", "kind[i]==4"),
-        ("RENEW_UNCONDITIONAL", "n<=1"),
         ("TWO_STEPS", "waiters"),
-        ("LATE_ACK", "kind[i]==4"),
-        ("ALONE_FOR_EVER", "waiters"),
-        ("EARLY_EXPIRY", "kind[i]==4"),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (
+                ("SETTLE_UNCONDITIONAL", "kind[i]==4"),
+                ("RENEW_UNCONDITIONAL", "n<=1"),
+                ("LATE_ACK", "kind[i]==4"),
+                ("ALONE_FOR_EVER", "waiters"),
+                ("EARLY_EXPIRY", "kind[i]==4"),
+            )
+        ),
     ],
 )
 def test_a_protocol_broken_on_purpose_is_found_out(tmp_path: Path, flaw: str, rule: str) -> None:
