@@ -6,15 +6,25 @@ from typing import Any
 
 import pytest
 
+from interlock.bus import ApiError, Bus
 from interlock.fleet import Fleet, Received
 from interlock.locks.fence import FileFence
 from interlock_schemas.letters import COUNT, CountLetters
+from interlock_schemas.topology import EVENTS
 from interlock_schemas.training import TrainingCompleted
 from tests.conftest import eventually
 
 
 def _event(model: str) -> TrainingCompleted:
     return TrainingCompleted(config="hex8_2p", model=model)
+
+
+async def _stands(bus: Bus) -> bool:
+    try:
+        await bus.api(f"CONSUMER.INFO.{EVENTS.name}.fenced")
+    except ApiError:
+        return False
+    return True
 
 
 async def test_what_comes_late_from_a_former_holder_is_a_dead_letter(
@@ -28,6 +38,19 @@ async def test_what_comes_late_from_a_former_holder_is_a_dead_letter(
         handled.append(received.event.model)
 
     before = (await fleet.command(COUNT, CountLetters())).open_by_code
+    # Others have published the same type under no lock.
+    consuming = asyncio.create_task(
+        fleet.consume(
+            "fenced",
+            handler,
+            TrainingCompleted,
+            fence=fence,
+            stop=stop,
+            concurrency=1,
+            from_start=False,
+        )
+    )
+    await eventually(lambda: _stands(fleet.bus))
     async with fleet.lock("publish:hex8_2p") as first:
         stale = first.headers()
         await fleet.publish(_event("v1"), headers=stale)
@@ -37,9 +60,6 @@ async def test_what_comes_late_from_a_former_holder_is_a_dead_letter(
     await fleet.publish(_event("late"), headers=stale)
     await fleet.publish(_event("bare"))
     await fleet.publish(_event("odd"), headers={**stale, "interlock-lock-token": "-7"})
-    consuming = asyncio.create_task(
-        fleet.consume("fenced", handler, TrainingCompleted, fence=fence, stop=stop, concurrency=1)
-    )
 
     async def rejected() -> bool:
         now = (await fleet.command(COUNT, CountLetters())).open_by_code

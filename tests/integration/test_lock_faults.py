@@ -172,8 +172,8 @@ async def test_holders_hold_on_without_a_service_and_waiters_keep_their_place(
     fleet: LockFleet,
 ) -> None:
     first, second = await fleet.client(), await fleet.client()
-    lease = await first.acquire_lock("held", ttl=1)
-    handed = await _handed_over(first, second, "handed", ttl=1)
+    lease = await first.acquire_lock("held", ttl=3)
+    handed = await _handed_over(first, second, "handed", ttl=3)
     line = Line(fleet, "held")
     await line.form(first, 1)
     await line.form(second, 2)

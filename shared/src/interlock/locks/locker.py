@@ -352,6 +352,11 @@ class Locker:
                 self._ask_anew(waiter)
             except BusUnavailable as error:
                 waiter.why = str(error)
+                if self._direct and not waiter.queued:
+                    # No service, then; and what kept us from the bucket may have passed.
+                    lease = await self._take(waiter.request)
+                    if lease is not None:
+                        return lease
                 if self._loop.time() < deadline:
                     await asyncio.sleep(_PAUSE_S * random.uniform(0.5, 1.5))  # noqa: S311
             if self._loop.time() >= deadline:
