@@ -5,6 +5,7 @@ holds and then is gone; the claims of one lock are its group, and every step tha
 is a compare-and-set on the whole group.
 """
 
+import math
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -16,7 +17,9 @@ from interlock_schemas.topology import LOCKS
 
 __all__ = [
     "ACQUIRE",
+    "BY_HEADER",
     "END",
+    "ENDED_HEADER",
     "KEEP",
     "LEVELS",
     "LEVEL_S",
@@ -47,8 +50,10 @@ __all__ = [
     "RenewLock",
     "ShowLock",
     "claim_key",
+    "claim_of",
     "claim_subject",
     "group",
+    "life_s",
     "parse_claim_key",
     "state_key",
 ]
@@ -58,6 +63,10 @@ SERVICE: Final = "sync-mutex"
 #: What a message says of the lock that it was written under.
 LOCK_HEADER: Final = "interlock-lock"
 TOKEN_HEADER: Final = "interlock-lock-token"  # noqa: S105  # a fencing token is no secret
+
+#: What the message that ends a claim says of why, and by whom.
+ENDED_HEADER: Final = "interlock-ended"
+BY_HEADER: Final = "interlock-by"
 
 #: A waiting claim that its client does not keep alive is gone after so long, seconds.
 WAITING_TTL_S: Final = 6
@@ -328,6 +337,27 @@ SHOW = Command(
     service=SERVICE, verb="show", summary="One lock: who holds it, who waits, in order.",
     request=ShowLock, reply=LockView,
 )  # fmt: skip
+
+
+def life_s(ttl_s: float) -> int:
+    """The broker's time to live for a lease: whole seconds, never less than was asked for."""
+    return max(1, math.ceil(ttl_s))
+
+
+def claim_of(request: AcquireLock) -> Claim:
+    """The claim that a request makes where it holds at once."""
+    return Claim(
+        name=request.name,
+        state="held",
+        owner=request.owner,
+        client=request.client,
+        node=request.node,
+        note=request.note,
+        ttl_s=request.ttl_s,
+        slots=request.slots,
+        priority=request.priority,
+        max_age_s=request.max_age_s,
+    )
 
 
 def claim_key(name: str, id: str) -> str:

@@ -6,7 +6,6 @@ at the lock's revision, or does nothing and decides anew. So no two steps can be
 state, by however many replicas.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -20,6 +19,8 @@ from interlock_schemas.locks import (
     AcquireLock,
     Claim,
     ClaimView,
+    claim_of,
+    life_s,
 )
 
 __all__ = [
@@ -32,7 +33,6 @@ __all__ = [
     "acquire",
     "end",
     "expire_offers",
-    "life_s",
     "release",
     "renewed",
     "renewing",
@@ -159,11 +159,6 @@ class Step(msgspec.Struct, frozen=True):
     puts: tuple[Put, ...] = ()
 
 
-def life_s(ttl_s: float) -> int:
-    """The broker's time to live for a lease: whole seconds, never less than was asked for."""
-    return max(1, math.ceil(ttl_s))
-
-
 def acquire(lock: Lock, request: AcquireLock, id: str) -> Step | Standing | Refusal:
     """Take the lock, queue up, or say why not; the claim as it stands where it was asked before."""
     known = lock.claims.get(id)
@@ -175,18 +170,7 @@ def acquire(lock: Lock, request: AcquireLock, id: str) -> Step | Standing | Refu
             f"{lock.name} is in use with {lock.slots} slots, and {request.slots} were asked for: "
             "all who use a lock must name the same number",
         )
-    claim = Claim(
-        name=request.name,
-        state="held",
-        owner=request.owner,
-        client=request.client,
-        node=request.node,
-        note=request.note,
-        ttl_s=request.ttl_s,
-        slots=request.slots,
-        priority=request.priority,
-        max_age_s=request.max_age_s,
-    )
+    claim = claim_of(request)
     if len(lock.holders) < request.slots and not lock.queue:
         return Step(puts=(Put(id, claim, life_s(request.ttl_s)),))
     if not request.wait:

@@ -56,10 +56,6 @@ __all__ = ["SyncMutex", "setup", "writes"]
 
 T = TypeVar("T")
 
-#: What the message that ends a claim says of why and by whom.
-_ENDED: Final = "interlock-ended"
-_BY: Final = "interlock-by"
-
 _CONDITION: Final = "Nats-Expected-Last-Subject-Sequence"
 
 _TICK_S: Final = 0.25
@@ -140,8 +136,8 @@ def _purge(name: str, end: Ended, condition: Mapping[str, str], by: str = "") ->
     headers = {
         **PURGE,
         **living(LOCKS.marker_ttl_s),
-        _ENDED: end.why,
-        **({_BY: envelope.escape(by)} if by else {}),
+        locks.ENDED_HEADER: end.why,
+        **({locks.BY_HEADER: envelope.escape(by)} if by else {}),
         **condition,
     }
     return Write(locks.claim_subject(name, end.standing.id), b"", headers)
@@ -386,12 +382,12 @@ class SyncMutex:
         # What came free meanwhile was not looked at.
         self._settle_soon(name)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
         task = self._loop.create_task(self._guarded(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _guarded(self, work: Coroutine[Any, Any, object]) -> None:
         try:
             await work
         except InterlockError as error:
@@ -431,9 +427,9 @@ class SyncMutex:
                 # Looked up, and still there. Nobody can rest on it any more.
                 self._spawn(self._clear(claim.name, Ended(standing, "expired")))
         for name, ids in overdue.items():
-            self._spawn(self._quietly(name, partial(leases.expire_offers, overdue=ids)))
+            self._spawn(self._change(name, partial(leases.expire_offers, overdue=ids)))
         for name, ids in aged.items():
-            self._spawn(self._quietly(name, partial(leases.end, ids=ids, why="max_age")))
+            self._spawn(self._change(name, partial(leases.end, ids=ids, why="max_age")))
         for token, name in stale:
             self._spawn(self._refresh(token, name))
         for name in registry.locks:
@@ -451,9 +447,6 @@ class SyncMutex:
                 del self._gates[token]
                 self._own.pop(token, None)
 
-    async def _quietly(self, name: str, decide: Callable[[Lock], Step | None]) -> None:
-        await self._change(name, decide)
-
     def _refuse_deadlocks(self) -> None:
         """Refuse a wait that closed a circle without whoever let it in noticing."""
         all_locks = self._registry.locks
@@ -461,10 +454,7 @@ class SyncMutex:
         chosen = deadlock.victim(all_locks, circle) if circle is not None else None
         if circle is not None and chosen is not None:
             name, standing = chosen
-            self._spawn(self._refuse_late(name, standing.id, deadlock.describe(circle)))
-
-    async def _refuse_late(self, name: str, id: str, why: str) -> None:
-        await self._refuse(name, id, why)
+            self._spawn(self._refuse(name, standing.id, deadlock.describe(circle)))
 
     async def _refuse(self, name: str, id: str, why: str) -> bool:
         """Refuse a wait; False where it is over already."""
@@ -726,7 +716,7 @@ def _life_s(standing: Standing) -> float:
     """How long a claim's record lives."""
     if not standing.held:
         return locks.WAITING_TTL_S
-    life = leases.life_s(standing.claim.ttl_s)
+    life = locks.life_s(standing.claim.ttl_s)
     return min(locks.TAKE_UP_S, life) if standing.claim.offered else life
 
 
@@ -739,8 +729,8 @@ def _told(record: Record, prefix: int) -> Told:
         revision=record.seq,
         at_ns=record.time_ns,
         body=None if gone else record.body,
-        why=envelope.lookup(headers, _ENDED) or ("expired" if gone else ""),
-        by=envelope.unescape(envelope.lookup(headers, _BY) or ""),
+        why=envelope.lookup(headers, locks.ENDED_HEADER) or ("expired" if gone else ""),
+        by=envelope.unescape(envelope.lookup(headers, locks.BY_HEADER) or ""),
     )
 
 

@@ -49,10 +49,11 @@ from interlock_schemas.locks import (
     ReleaseLock,
     RenewLock,
     ShowLock,
+    claim_of,
 )
 from interlock_schemas.topology import LOCKS
 
-__all__ = ["Ask", "Locker", "claim_of"]
+__all__ = ["Ask", "Locker"]
 
 RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
@@ -76,22 +77,6 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 
     request: AcquireLock
     wait_s: float
-
-
-def claim_of(request: AcquireLock) -> Claim:
-    """The claim that a request makes where it holds at once."""
-    return Claim(
-        name=request.name,
-        state="held",
-        owner=request.owner,
-        client=request.client,
-        node=request.node,
-        note=request.note,
-        ttl_s=request.ttl_s,
-        slots=request.slots,
-        priority=request.priority,
-        max_age_s=request.max_age_s,
-    )
 
 
 class _Granted(msgspec.Struct, frozen=True):
@@ -258,7 +243,7 @@ class Locker:
             write = Write(
                 locks.claim_subject(request.name, request.id),
                 body,
-                {**living(max(1, math.ceil(request.ttl_s))), **expecting(last, group)},
+                {**living(locks.life_s(request.ttl_s)), **expecting(last, group)},
             )
             try:
                 ack = await self.bus.commit([write], timeout_s=_TRY_S)
@@ -590,7 +575,7 @@ class Locker:
         return Write(
             locks.claim_subject(claim.name, id),
             msgspec.json.encode(record),
-            {**living(max(1, math.ceil(claim.ttl_s))), **condition},
+            {**living(locks.life_s(claim.ttl_s)), **condition},
         )
 
     async def _renew(
@@ -685,7 +670,7 @@ class Locker:
         headers = {
             **PURGE,
             **living(LOCKS.marker_ttl_s),
-            "interlock-ended": "released",
+            locks.ENDED_HEADER: "released",
             **condition,
         }
         write = Write(locks.claim_subject(name, id), b"", headers)
