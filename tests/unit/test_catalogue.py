@@ -31,7 +31,7 @@ REQUIRED = {
     "legacy.name_mapped": {"name", "type"},
     "legacy.name_unmapped": {"name"},
 }
-IRREGULAR_PARTICIPLES = {"found", "lost", "rebuilt", "reset", "sent"}
+IRREGULAR_PARTICIPLES = {"found", "left", "lost", "rebuilt", "reset", "sent"}
 
 #: Named in the code of services and of the kit.
 RELIED_ON = {
@@ -53,7 +53,29 @@ RELIED_ON = {
     "sync.failed",
     "sync.requested",
     "node.joined",
+    "node.suspected",
+    "node.degraded",
     "node.lost",
+    "node.recovered",
+    "node.retired",
+    "node.evicted",
+    "node.leave_announced",
+    "node.left",
+    "node.cordoned",
+    "node.uncordoned",
+    "node.drain_requested",
+    "node.attention_requested",
+    "node.recovery_started",
+    "node.recovery_completed",
+    "node.recovery_failed",
+    "cluster.health_changed",
+    "cluster.work_paused",
+    "cluster.work_resumed",
+    "cluster.disruption_detected",
+    "cluster.disruption_ended",
+    "breaker.opened",
+    "breaker.half_opened",
+    "breaker.closed",
     "optimization.pbt_completed",
     "optimization.pbt_generation_completed",
     "work.queued",

@@ -11,10 +11,14 @@ __all__ = [
     "TYPES",
     "ClusterCapacityChanged",
     "ClusterHealthChanged",
+    "DisruptionDetected",
+    "DisruptionEnded",
     "LeaderElected",
     "LeaderLost",
     "QuorumLost",
     "QuorumRestored",
+    "WorkPaused",
+    "WorkResumed",
 ]
 
 
@@ -27,6 +31,59 @@ class ClusterHealthChanged(Event, frozen=True, kw_only=True):
     """The verdict, for example ``healthy`` or ``unhealthy``."""
     score: float | None = None
     node_count: int | None = None
+    previous_level: str | None = None
+    reason: str | None = None
+    parts: list[str] | None = None
+    """What the figure is made of, one sentence a part."""
+
+
+class WorkPaused(Event, frozen=True, kw_only=True):
+    """The fleet is in no state to take on more: whoever starts work should wait; emitted by the
+    health monitor. The level stands in the bucket of health as well, with an expiry."""
+
+    event_type: ClassVar[str] = "cluster.work_paused"
+
+    score: float | None = None
+    reason: str | None = None
+
+
+class WorkResumed(Event, frozen=True, kw_only=True):
+    """Work may be started again; emitted by the health monitor."""
+
+    event_type: ClassVar[str] = "cluster.work_resumed"
+
+    score: float | None = None
+    paused_s: float | None = None
+    reason: str | None = None
+
+
+class DisruptionDetected(Event, frozen=True, kw_only=True):
+    """So many nodes went quiet at once that the fault is probably not theirs: nobody is evicted
+    and nothing is repaired until an operator has looked or they are back; emitted by the health
+    monitor."""
+
+    event_type: ClassVar[str] = "cluster.disruption_detected"
+
+    zone: str | None = None
+    """The zone it is about, or None for the fleet as a whole."""
+    quiet: int | None = None
+    """Nodes that went quiet."""
+    members: int | None = None
+    """Nodes in all."""
+    nodes: list[str] | None = None
+    """Some of them."""
+    reason: str | None = None
+
+
+class DisruptionEnded(Event, frozen=True, kw_only=True):
+    """Enough of the nodes that went quiet at once are back, or an operator said to go on; emitted
+    by the health monitor."""
+
+    event_type: ClassVar[str] = "cluster.disruption_ended"
+
+    zone: str | None = None
+    duration_s: float | None = None
+    reason: str | None = None
 
 
 class ClusterCapacityChanged(Event, frozen=True, kw_only=True):
@@ -80,6 +137,10 @@ class QuorumRestored(Event, frozen=True, kw_only=True):
 
 TYPES = (
     typed(ClusterHealthChanged),
+    typed(WorkPaused),
+    typed(WorkResumed),
+    typed(DisruptionDetected),
+    typed(DisruptionEnded),
     typed(ClusterCapacityChanged),
     typed(LeaderElected),
     typed(LeaderLost),

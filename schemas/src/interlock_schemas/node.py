@@ -11,12 +11,18 @@ from interlock_schemas.event import Event, open_type, typed
 __all__ = [
     "TYPES",
     "NodeActivated",
+    "NodeAttentionRequested",
     "NodeCapacityUpdated",
+    "NodeCordoned",
     "NodeDegraded",
+    "NodeDrainRequested",
+    "NodeEvicted",
     "NodeHealthCheckFailed",
     "NodeHealthCheckPassed",
     "NodeIdleDetected",
     "NodeJoined",
+    "NodeLeaveAnnounced",
+    "NodeLeft",
     "NodeLost",
     "NodeOverloaded",
     "NodeRecovered",
@@ -26,6 +32,7 @@ __all__ = [
     "NodeRetired",
     "NodeSuspected",
     "NodeTerminated",
+    "NodeUncordoned",
 ]
 
 
@@ -49,6 +56,15 @@ class NodeSuspected(Event, frozen=True, kw_only=True):
     node: str | None = None
     silent_s: float | None = None
     """Time since its last heartbeat."""
+    last_heard_at: str | None = None
+    """When it was last heard of, RFC 3339."""
+    suspected_at: str | None = None
+    reason: str | None = None
+    evidence: list[str] | None = None
+    """What the verdict rests on, oldest first."""
+    phi: float | None = None
+    """How unlikely the silence is by the node's own rhythm: minus the decimal logarithm."""
+    zone: str | None = None
 
 
 class NodeLost(Event, frozen=True, kw_only=True):
@@ -61,6 +77,13 @@ class NodeLost(Event, frozen=True, kw_only=True):
     offline_s: float | None = None
     """Time since it was last seen."""
     reason: str | None = None
+    last_heard_at: str | None = None
+    """When it was last heard of, RFC 3339."""
+    suspected_at: str | None = None
+    lost_at: str | None = None
+    evidence: list[str] | None = None
+    """What the verdict rests on, oldest first."""
+    zone: str | None = None
 
 
 class NodeRecovered(Event, frozen=True, kw_only=True):
@@ -72,6 +95,8 @@ class NodeRecovered(Event, frozen=True, kw_only=True):
     recovery_type: str | None = None
     offline_s: float | None = None
     """How long it was away."""
+    from_state: str | None = None
+    """What it was before: ``suspect``, ``degraded``, ``recovering``."""
 
 
 class NodeDegraded(Event, frozen=True, kw_only=True):
@@ -85,6 +110,9 @@ class NodeDegraded(Event, frozen=True, kw_only=True):
     gpu_utilization: float | None = None
     disk_used_percent: float | None = None
     consecutive_failures: int | None = None
+    symptoms: list[str] | None = None
+    """Everything that is wrong with it."""
+    evidence: list[str] | None = None
 
 
 class NodeOverloaded(Event, frozen=True, kw_only=True):
@@ -110,6 +138,92 @@ class NodeRetired(Event, frozen=True, kw_only=True):
     node: str | None = None
     reason: str | None = None
     total_uptime_s: float | None = None
+
+
+class NodeEvicted(Event, frozen=True, kw_only=True):
+    """A lost node was taken out of service, within the budget, and what it held goes to others;
+    emitted by the health monitor."""
+
+    event_type: ClassVar[str] = "node.evicted"
+
+    node: str | None = None
+    reason: str | None = None
+    lost_s: float | None = None
+    """How long it had been lost."""
+    zone: str | None = None
+    shadow: bool | None = None
+    """True: it would have been, and was not, because evictions are only rehearsed."""
+    expires_at: str | None = None
+    budget_left: int | None = None
+    """How many more may be evicted in its zone at this moment."""
+
+
+class NodeLeaveAnnounced(Event, frozen=True, kw_only=True):
+    """A node is about to go in good order: it is to get nothing new, and what it has is to move
+    away first; emitted by the agent of that node."""
+
+    event_type: ClassVar[str] = "node.leave_announced"
+
+    node: str | None = None
+    reason: str | None = None
+    deadline_s: float | None = None
+    """Seconds left, as far as known."""
+    instance: str | None = None
+
+
+class NodeLeft(Event, frozen=True, kw_only=True):
+    """A node went in good order, which is no reason to worry; what it still holds is free;
+    emitted by the agent of that node, or by the health monitor in its place."""
+
+    event_type: ClassVar[str] = "node.left"
+
+    node: str | None = None
+    reason: str | None = None
+    instance: str | None = None
+
+
+class NodeCordoned(Event, frozen=True, kw_only=True):
+    """A node is to get no new work, and no recovery is started on it; emitted for an operator."""
+
+    event_type: ClassVar[str] = "node.cordoned"
+
+    node: str | None = None
+    by: str | None = None
+    reason: str | None = None
+    until: str | None = None
+
+
+class NodeUncordoned(Event, frozen=True, kw_only=True):
+    """A node may get work again; emitted for an operator."""
+
+    event_type: ClassVar[str] = "node.uncordoned"
+
+    node: str | None = None
+    by: str | None = None
+    reason: str | None = None
+
+
+class NodeDrainRequested(Event, frozen=True, kw_only=True):
+    """A node is to be emptied: no new work, and what it has moves away; emitted for an
+    operator."""
+
+    event_type: ClassVar[str] = "node.drain_requested"
+
+    node: str | None = None
+    by: str | None = None
+    reason: str | None = None
+    until: str | None = None
+
+
+class NodeAttentionRequested(Event, frozen=True, kw_only=True):
+    """A person has to look at a node: everything that could be tried was tried, or nothing may
+    be; emitted by the recovery actuator."""
+
+    event_type: ClassVar[str] = "node.attention_requested"
+
+    node: str | None = None
+    reason: str | None = None
+    attempts: list[str] | None = None
 
 
 class NodeActivated(Event, frozen=True, kw_only=True):
@@ -229,6 +343,13 @@ TYPES = (
     typed(NodeDegraded),
     typed(NodeOverloaded),
     typed(NodeRetired),
+    typed(NodeEvicted),
+    typed(NodeLeaveAnnounced),
+    typed(NodeLeft),
+    typed(NodeCordoned),
+    typed(NodeUncordoned),
+    typed(NodeDrainRequested),
+    typed(NodeAttentionRequested),
     typed(NodeActivated),
     typed(NodeTerminated),
     typed(NodeHealthCheckPassed),

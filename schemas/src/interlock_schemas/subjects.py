@@ -2,20 +2,29 @@
 
 import functools
 import hashlib
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 __all__ = [
+    "ECHOES",
     "EVENTS",
+    "HEARTBEATS",
     "LEGACY",
     "NO_KEY",
+    "PROBES",
     "SERVERS",
     "command",
     "dead",
+    "echo",
     "event",
     "event_filter",
+    "heartbeat",
     "legacy",
     "lock_notice",
+    "node_command",
     "parse_event",
+    "parse_heartbeat",
+    "probe",
+    "progress",
     "token",
 ]
 
@@ -23,6 +32,15 @@ __all__ = [
 EVENTS = "events.>"
 LEGACY = "legacy.>"
 DEAD = "dead.>"
+
+#: Every node's heartbeat.
+HEARTBEATS = "heartbeat.*"
+
+#: Every node's agent is asked on one of these whether it is there.
+PROBES = "probe.*"
+
+#: A health monitor hears itself on one of these, and so knows that it hears.
+ECHOES = "echo.health.*"
 
 #: Asked by whoever wants to know how the servers store; each server answers (system account).
 SERVERS = "$SYS.REQ.SERVER.PING.VARZ"
@@ -82,6 +100,37 @@ def legacy(name: str) -> str:
 def command(service: str, verb: str) -> str:
     """The subject of a command: ``cmd.<service>.<verb>``."""
     return f"cmd.{service}.{verb}"
+
+
+def heartbeat(node: str) -> str:
+    """Where a node's agent says that it lives. Not kept."""
+    return f"heartbeat.{token(node)}"
+
+
+def parse_heartbeat(subject: str) -> str | None:
+    """The node that a heartbeat is about, or None if the subject is none."""
+    domain, _, node = subject.partition(".")
+    return unquote(node) if domain == "heartbeat" and node else None
+
+
+def echo(monitor: str) -> str:
+    """Where one health monitor hears itself. Not kept."""
+    return f"echo.health.{token(monitor)}"
+
+
+def probe(node: str) -> str:
+    """Where a node's agent is asked whether it is there."""
+    return f"probe.{token(node)}"
+
+
+def progress(node: str) -> str:
+    """Where workers tell the agent of their node what they have got done. Not kept."""
+    return f"progress.{token(node)}"
+
+
+def node_command(service: str, node: str, verb: str) -> str:
+    """The subject of a command to the agent of one node."""
+    return f"cmd.{service}.{token(node)}.{verb}"
 
 
 def lock_notice(client: str) -> str:

@@ -13,11 +13,14 @@ __all__ = [
     "BUCKETS",
     "DEAD",
     "EVENTS",
+    "HEALTH",
     "LARGEST_MESSAGE_BYTES",
     "LEGACY",
     "LEGACY_MAPPINGS",
     "LETTERS",
     "LOCKS",
+    "MEMBERS",
+    "NODES",
     "STREAMS",
     "Bucket",
     "Consumer",
@@ -146,4 +149,19 @@ LOCKS = Bucket(
     limit_per_key=2,
     rising=True,
 )
-BUCKETS = (LEGACY_MAPPINGS, LETTERS, LOCKS)
+NODES = Bucket(
+    name="nodes", summary="How each node is described, and what operators decided about it."
+)
+MEMBERS = Bucket(
+    name="members",
+    summary="Which nodes are there: leases of their agents.",
+    marker_ttl_s=1,
+    limit_per_key=2,
+)
+HEALTH = Bucket(
+    name="health",
+    summary="What the health monitor holds of each node and of the fleet, and what is reserved.",
+    marker_ttl_s=1,
+    limit_per_key=2,
+)
+BUCKETS = (LEGACY_MAPPINGS, LETTERS, LOCKS, NODES, MEMBERS, HEALTH)
