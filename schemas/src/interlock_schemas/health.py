@@ -22,6 +22,7 @@ __all__ = [
     "MONITOR",
     "NODES_LIST",
     "NODE_SHOW",
+    "PRESSURE_LEVELS",
     "RECOVERY_LOCK",
     "STATES",
     "VERDICT",
@@ -80,6 +81,8 @@ STATES: Final[tuple[State, ...]] = (
 
 Level = Literal["healthy", "degraded", "critical", "unknown"]
 PressureLevel = Literal["none", "low", "medium", "high", "critical"]
+#: The least first.
+PRESSURE_LEVELS: Final[tuple[PressureLevel, ...]] = ("none", "low", "medium", "high", "critical")
 
 
 class Symptom(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -124,6 +127,13 @@ class NodeHealth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     detail: Text = ""
     """The same for people."""
     evidence: tuple[Evidence, ...] = ()
+    previous: State | None = None
+    """What it was before. None: this monitor had not known it."""
+    suspected_at: str | None = None
+    """When it was suspected, of a node that is lost, RFC 3339."""
+    silent_s: float | None = None
+    """How long it had been silent when it came into this state."""
+    phi: float | None = None
     expires_at: str | None = None
     """When a negative state is looked at anew at the latest, RFC 3339."""
     last_heard_at: str | None = None
@@ -160,6 +170,8 @@ class ClusterHealth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """How many nodes are in each state."""
     paused: bool = False
     """Whether new work should wait."""
+    paused_since: str = ""
+    """RFC 3339; empty while it is not paused."""
     reason: Text = ""
     since: str = ""
     """When the level was reached, RFC 3339."""
@@ -226,6 +238,8 @@ class Reservation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     memory_bytes: int = 0
     disk_bytes: int = 0
     gpus: int = 0
+    gpu_indices: tuple[int, ...] = ()
+    """Which ones."""
     purpose: Short = ""
     until: str = ""
 

@@ -183,7 +183,8 @@ class NodeLeft(Event, frozen=True, kw_only=True):
 
 
 class NodeCordoned(Event, frozen=True, kw_only=True):
-    """A node is to get no new work, and no recovery is started on it; emitted for an operator."""
+    """A node is to get no new work, and no recovery is started on it; emitted by the operator's
+    command."""
 
     event_type: ClassVar[str] = "node.cordoned"
 
@@ -194,7 +195,7 @@ class NodeCordoned(Event, frozen=True, kw_only=True):
 
 
 class NodeUncordoned(Event, frozen=True, kw_only=True):
-    """A node may get work again; emitted for an operator."""
+    """A node may get work again; emitted by the operator's command."""
 
     event_type: ClassVar[str] = "node.uncordoned"
 
@@ -204,8 +205,8 @@ class NodeUncordoned(Event, frozen=True, kw_only=True):
 
 
 class NodeDrainRequested(Event, frozen=True, kw_only=True):
-    """A node is to be emptied: no new work, and what it has moves away; emitted for an
-    operator."""
+    """A node is to be emptied: no new work, and what it has moves away; emitted by the
+    operator's command."""
 
     event_type: ClassVar[str] = "node.drain_requested"
 

@@ -26,6 +26,7 @@ __all__ = [
     "probe",
     "progress",
     "token",
+    "untoken",
 ]
 
 #: Everything canonical, everything legacy, every letter.
@@ -72,6 +73,11 @@ def _token(value: str) -> str:
 
 
 _remembered = functools.lru_cache(maxsize=4_096)(_token)
+
+
+def untoken(text: str) -> str:
+    """The text that a token spells; of one that was cut, the token itself."""
+    return "" if text == NO_KEY else unquote(text)
 
 
 def event(type_name: str, key: str | None) -> str:

@@ -33,6 +33,7 @@ from interlock.errors import (
     ContractBroken,
     InterlockError,
     MessageTooLarge,
+    NobodyThere,
     NotAcknowledged,
 )
 from interlock.frames import head_of, hpub, subject_bytes
@@ -341,7 +342,8 @@ class Bus:
         timeout_s: float,
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
-        """One request, one reply. Raises BusUnavailable when nobody answers in time.
+        """One request, one reply. Raises BusUnavailable when nobody answers in time; NobodyThere,
+        which is one, when the broker knows of nobody who could.
 
         While the connection is away it waits for it; what was asked on one that broke is not asked
         again, since it may have been done.
@@ -364,7 +366,7 @@ class Bus:
         block, data = answer
         found = parse_headers(block) if block else {}
         if not data and found.get("Status") == "503":
-            raise BusUnavailable(f"nobody answers on {subject}: is the service running?")
+            raise NobodyThere(f"nobody answers on {subject}: is the service running?")
         return Reply(data, found)
 
     async def api(

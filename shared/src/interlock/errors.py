@@ -17,6 +17,7 @@ __all__ = [
     "LockRefused",
     "LockTimeout",
     "MessageTooLarge",
+    "NobodyThere",
     "NotAcknowledged",
     "OutboxFull",
     "OutboxUnusable",
@@ -42,6 +43,10 @@ class SettingsInvalid(InterlockError):
 
 class BusUnavailable(InterlockError):
     """The broker did not answer in time. Nothing is known about what was asked of it."""
+
+
+class NobodyThere(BusUnavailable):
+    """The broker says that nobody listens on a subject that was asked."""
 
 
 class NotAcknowledged(BusUnavailable):

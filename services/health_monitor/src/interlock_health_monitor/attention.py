@@ -16,6 +16,8 @@ __all__ = ["Attention", "Climate"]
 _LARGEST_STEP_S: Final = 0.6
 #: An echo later than this counts against ourselves, seconds.
 _SLOW_S: Final = 0.25
+#: What comes back later than this proves nothing: it, and what came with it, lay somewhere.
+_TOO_LATE_S: Final = 1.0
 #: The worst score.
 _CEILING: Final = 8
 #: Echoes in time that take one off the score.
@@ -65,8 +67,11 @@ class Attention:
         if step <= 0:
             return
         self._heard_until = sent_s
-        self._attentive += min(step, _LARGEST_STEP_S)
         self.round_trip_s = max(0.0, back_s - sent_s)
+        if self.round_trip_s > _TOO_LATE_S:
+            self.cut_off()
+        else:
+            self._attentive += min(step, _LARGEST_STEP_S)
         if step > 3 * _LARGEST_STEP_S:
             self.cut_off()
         if self.round_trip_s > _SLOW_S or step > _LARGEST_STEP_S:

@@ -29,6 +29,8 @@ class DisruptionPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """It is over below so much of the share that began it."""
     clear_s: float = 20.0
     """For so long."""
+    spare_s: float = 300.0
+    """Nobody is evicted for so long after it is over: the last of them are still coming back."""
     longest_s: float = 3_600.0
     """It expires after so long: those still quiet count as dead then."""
     crowd_share: float = 0.05
@@ -56,6 +58,8 @@ class Disruptions(msgspec.Struct, frozen=True, kw_only=True):
     standing: Mapping[str, Disruption] = {}
     spent: Mapping[str, int] = {}
     """Zones whose disruption expired, and how many were quiet: it takes more to begin anew."""
+    over: Mapping[str, float] = {}
+    """Zones whose disruption is over, and until when their nodes are still spared."""
     began: tuple[Disruption, ...] = ()
     ended: tuple[Disruption, ...] = ()
 
@@ -64,57 +68,124 @@ class Disruptions(msgspec.Struct, frozen=True, kw_only=True):
         """The zones, as `Climate.disrupted` wants them."""
         return frozenset(self.standing)
 
+    @property
+    def sparing(self) -> frozenset[str]:
+        """Where nobody is evicted, as `eviction.rule` wants it: where one stands, or did lately."""
+        return frozenset(self.standing) | frozenset(self.over)
+
     def assess(
         self,
         quiet: Mapping[str, int],
         members: Mapping[str, int],
         now_s: float,
         policy: DisruptionPolicy,
+        *,
+        settling: bool = False,
     ) -> "Disruptions":
         """Judge anew, by how many of each zone are quiet.
 
         Quiet is who is silent without having said goodbye, and not since long before: who was
-        evicted, retired or left is neither quiet nor a member.
+        evicted, retired or left is neither quiet nor a member. `settling`: the monitor has just
+        begun or come back, as in `Climate`; agents are still connecting again, so none begins.
+
+        A zone that is disrupted is not held against the fleet, so that one broken zone does not
+        slow down what is decided about the others; two or more are. While the fleet is, zones
+        are not told of one by one.
         """
         counts = {zone: (quiet.get(zone, 0), n) for zone, n in members.items()}
-        counts[EVERYWHERE] = (sum(quiet.values()), sum(members.values()))
-        standing: dict[str, Disruption] = {}
-        began: list[Disruption] = []
-        ended: list[Disruption] = []
         spent = {
-            zone: n for zone, n in self.spent.items() if counts.get(zone, (0, 0))[0] >= n * 0.5
+            zone: n
+            for zone, n in self.spent.items()
+            if (_fleet(quiet, members, ()) if zone == EVERYWHERE else counts.get(zone, (0, 0)))[0]
+            >= n * 0.5
         }
+        turn = _Turn(self, spent, now_s, policy, settling)
         for zone, (silent, all) in counts.items():
-            share = policy.fleet_share if zone == EVERYWHERE else policy.zone_share
-            stands = self.standing.get(zone)
-            if stands is None:
-                many = silent >= policy.least and silent >= share * all
-                if many and silent > spent.get(zone, 0):
-                    begun = Disruption(zone=zone, since_s=now_s, quiet=silent, members=all)
-                    standing[zone] = begun
-                    began.append(begun)
-                continue
-            below = silent < policy.least or silent < share * policy.clear * all
-            since = (
-                (stands.below_since_s if stands.below_since_s is not None else now_s)
-                if below
-                else None
-            )
-            stands = msgspec.structs.replace(
-                stands,
-                quiet=max(silent, stands.quiet),
-                members=all,
-                below_since_s=since,
-            )
-            if since is not None and now_s - since >= policy.clear_s:
-                ended.append(stands)
-            elif now_s - stands.since_s >= policy.longest_s:
-                ended.append(stands)
-                spent[zone] = silent
-            else:
-                standing[zone] = stands
-        ended += [each for zone, each in self.standing.items() if zone not in counts]
-        return Disruptions(standing=standing, spent=spent, began=tuple(began), ended=tuple(ended))
+            turn.look(zone, silent, all, policy.zone_share)
+        broken = [zone for zone in turn.standing if zone != EVERYWHERE]
+        if EVERYWHERE in self.standing or len(broken) > 1:
+            broken = []
+        turn.look(EVERYWHERE, *_fleet(quiet, members, broken), policy.fleet_share)
+        turn.ended += [
+            each
+            for zone, each in self.standing.items()
+            if zone not in counts and zone != EVERYWHERE
+        ]
+        if EVERYWHERE in turn.standing:
+            turn.began = [each for each in turn.began if each.zone == EVERYWHERE]
+            for zone in counts:
+                if zone not in self.standing:
+                    turn.standing.pop(zone, None)
+        over = {zone: until for zone, until in self.over.items() if until > now_s}
+        over |= {
+            each.zone: now_s + policy.spare_s
+            for each in turn.ended
+            if each.below_since_s is not None and each.zone not in turn.standing
+        }
+        return Disruptions(
+            standing=turn.standing,
+            spent=turn.spent,
+            over=over,
+            began=tuple(turn.began),
+            ended=tuple(turn.ended),
+        )
+
+
+class _Turn:
+    """One assessment, under way."""
+
+    def __init__(
+        self,
+        before: Disruptions,
+        spent: dict[str, int],
+        now_s: float,
+        policy: DisruptionPolicy,
+        settling: bool,
+    ) -> None:
+        self._before = before
+        self._now_s = now_s
+        self._policy = policy
+        self._settling = settling
+        self.spent = spent
+        self.standing: dict[str, Disruption] = {}
+        self.began: list[Disruption] = []
+        self.ended: list[Disruption] = []
+
+    def look(self, zone: str, silent: int, all: int, share: float) -> None:
+        """Judge one zone, or the fleet."""
+        now_s, policy = self._now_s, self._policy
+        stands = self._before.standing.get(zone)
+        if stands is None:
+            many = silent >= policy.least and silent >= share * all
+            if many and not self._settling and silent > self.spent.get(zone, 0):
+                begun = Disruption(zone=zone, since_s=now_s, quiet=silent, members=all)
+                self.standing[zone] = begun
+                self.began.append(begun)
+            return
+        below = silent < policy.least or silent < share * policy.clear * all
+        since = stands.below_since_s if stands.below_since_s is not None else now_s
+        stands = msgspec.structs.replace(
+            stands,
+            quiet=max(silent, stands.quiet),
+            members=all,
+            below_since_s=since if below else None,
+        )
+        if below and now_s - since >= policy.clear_s:
+            self.ended.append(stands)
+        elif now_s - stands.since_s >= policy.longest_s:
+            # Those still quiet count as dead: it takes more than them to begin anew.
+            self.ended.append(msgspec.structs.replace(stands, below_since_s=None))
+            self.spent[zone] = silent
+        else:
+            self.standing[zone] = stands
+
+
+def _fleet(
+    quiet: Mapping[str, int], members: Mapping[str, int], without: Iterable[str]
+) -> tuple[int, int]:
+    """How many are quiet, of how many, in all zones but some."""
+    zones = [zone for zone in members if zone not in without]
+    return sum(quiet.get(zone, 0) for zone in zones), sum(members[zone] for zone in zones)
 
 
 def crowd(went_quiet_s: Iterable[float], members: int, policy: DisruptionPolicy) -> bool:

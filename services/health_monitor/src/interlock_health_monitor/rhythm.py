@@ -7,6 +7,7 @@ rhythm does not make every hiccup suspicious.
 """
 
 import math
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Final
 
@@ -18,10 +19,14 @@ _ALPHA: Final = 1 / 32
 _LONGEST: Final = 3.0
 #: The least deviation, as a share of the mean.
 _LEAST_DEVIATION: Final = 0.1
+#: Beats closer together than this share of the mean come in a bunch: something held them up on
+#: their way, which says nothing about how the node beats.
+_BUNCH: Final = 0.1
 #: Beats until a rhythm is known well enough to be relied upon.
 KNOWN_AFTER: Final = 5
 
 
+@lru_cache(maxsize=64)
 def z_of(phi: float) -> float:
     """So many standard deviations late is φ."""
     return NormalDist().inv_cdf(1.0 - 10.0**-phi)
@@ -49,6 +54,8 @@ class Rhythm:
     def heard(self, gap_s: float) -> None:
         """A beat came so long after the one before."""
         mean = self.mean_s
+        if gap_s < _BUNCH * mean:
+            return
         if gap_s > _LONGEST * mean:
             gap_s = _LONGEST * mean
         off = gap_s - mean

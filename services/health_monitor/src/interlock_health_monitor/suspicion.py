@@ -16,7 +16,17 @@ from interlock_health_monitor.attention import Climate
 from interlock_health_monitor.rhythm import Rhythm, z_of
 from interlock_schemas.health import State, Symptom
 
-__all__ = ["PRESETS", "Facts", "Policy", "Probed", "SshFound", "Transition", "asks", "judge"]
+__all__ = [
+    "PRESETS",
+    "Facts",
+    "Policy",
+    "Probed",
+    "SshFound",
+    "Transition",
+    "asks",
+    "judge",
+    "patience_s",
+]
 
 #: What asking a node brought: it answered; the broker knows of nobody there; nothing came back.
 Probed = Literal["answered", "gone", "silent"]
@@ -39,6 +49,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     ask_every_s: float = 0.35
     """Between two questions to a node that is quiet."""
     ask_timeout_s: float = 0.5
+    silent_after: int = 2
+    """Suspect after so many questions in a row that nothing came back to: one is easily lost."""
     gone_after: int = 2
     """So many answers that nobody is there, one after the other."""
     gone_floor: float = 1.9
@@ -58,6 +70,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     suspect_ttl_s: float = 600.0
     lost_ttl_s: float = 3_600.0
     degraded_ttl_s: float = 600.0
+    symptom_hold_s: float = 15.0
+    """A symptom stands for so long after it was seen last, so that a value at its limit does not
+    make a node well and sick by turns."""
     ssh_failures: int = 3
     """A node without an agent is lost after so many looks in a row that found it unreachable."""
 
@@ -85,8 +100,11 @@ class Facts:
     """What is known of one node. The shell writes it, `judge` reads it."""
 
     __slots__ = (
+        "_seen",
         "agent",
+        "answers",
         "ask_at_s",
+        "beat_at_s",
         "flaps",
         "gone",
         "heard_at_s",
@@ -126,6 +144,8 @@ class Facts:
         self.zone = zone
         self.agent = agent
         """Whether it is expected to beat."""
+        self.answers = True
+        """Whether it answers when it is asked. One that only beats is judged by its silence."""
         self.ssh = ssh
         """Whether it can be looked at over SSH."""
         self.state: State = state
@@ -134,6 +154,8 @@ class Facts:
         self.heard_at_s: float | None = None
         """When it was last heard of: a beat or an answer. None: never, as far as this monitor
         knows. One that begins grants every member that it was heard of just now."""
+        self.beat_at_s: float | None = None
+        """When its last beat came, by which its rhythm is measured: answers are not part of it."""
         self.ask_at_s = now_s
         """Quiet from then on."""
         self.last_asked_s = -1e9
@@ -155,13 +177,15 @@ class Facts:
         self.left = False
         """It said that it went."""
         self.retired = False
+        self._seen: dict[tuple[str, str], tuple[float, Symptom]] = {}
         self.told: object = None
         """What the last transition came to: only another one is one."""
 
     def beat(self, now_s: float, policy: Policy) -> None:
         """A heartbeat came. `now_s` is attentive time."""
-        if self.heard_at_s is not None:
-            self.rhythm.heard(now_s - self.heard_at_s)
+        if self.beat_at_s is not None:
+            self.rhythm.heard(now_s - self.beat_at_s)
+        self.beat_at_s = now_s
         self._heard(now_s, policy)
 
     def answered(self, now_s: float, policy: Policy) -> None:
@@ -170,11 +194,7 @@ class Facts:
 
     def _heard(self, now_s: float, policy: Policy) -> None:
         self.heard_at_s = now_s
-        rhythm = self.rhythm
-        interval = rhythm.interval_s
-        wait = rhythm.late_after_s(policy.ask_z) if rhythm.known else policy.ask_ceiling * interval
-        wait = min(max(wait, policy.ask_floor * interval), policy.ask_ceiling * interval)
-        self.ask_at_s = now_s + wait
+        self.ask_at_s = now_s + patience_s(self.rhythm, policy)
         self.gone = 0
         self.silent_probes = 0
         if self.agent:
@@ -191,6 +211,21 @@ class Facts:
         else:
             self.silent_probes += 1
             self.gone = 0
+
+    def showed(self, symptoms: tuple[Symptom, ...], now_s: float, policy: Policy) -> bool:
+        """What is wrong with it was drawn anew; True where `symptoms` changed by it.
+
+        What is not seen any more stands for `Policy.symptom_hold_s` still.
+        """
+        seen = self._seen
+        fresh = {(each.kind, each.part): (now_s, each) for each in symptoms}
+        until = now_s - policy.symptom_hold_s
+        held = {k: v for k, v in seen.items() if k not in fresh and v[0] > until}
+        self._seen = fresh | held
+        found = tuple(each for _, each in self._seen.values())
+        changed = found != self.symptoms
+        self.symptoms = found
+        return changed
 
     def looked(self, found: SshFound, now_s: float) -> None:
         """A look over SSH ended."""
@@ -229,6 +264,15 @@ class Facts:
         self.state_since_s = now_s
 
 
+def patience_s(rhythm: Rhythm, policy: Policy) -> float:
+    """The silence after which a node of such a rhythm counts as quiet, and is asked."""
+    interval = rhythm.interval_s
+    ceiling = policy.ask_ceiling * interval
+    if not rhythm.known:
+        return ceiling
+    return min(max(rhythm.late_after_s(policy.ask_z), policy.ask_floor * interval), ceiling)
+
+
 class Transition(msgspec.Struct, frozen=True, kw_only=True):
     """A node comes into another state, or stays with another reason."""
 
@@ -251,10 +295,12 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
 
 def asks(facts: Facts, now_s: float, policy: Policy) -> bool:
     """Whether its agent is to be asked now whether it is there."""
-    if facts.retired or not facts.agent or not facts.quiet(now_s):
+    if facts.retired or facts.left or not facts.agent or not facts.answers:
+        return False
+    if not facts.quiet(now_s):
         return False
     pause = policy.ask_every_s
-    if facts.state == "lost":
+    if facts.state in ("lost", "retired"):
         # It will beat when it is back; to ask is for the case that only its beats are lost.
         pause = 30.0
     elif facts.silent_probes > 3:
@@ -283,8 +329,8 @@ def _judge(facts: Facts, climate: Climate, policy: Policy) -> Transition | None:
         return _heard_of(facts, now, policy)
     if facts.left or (facts.leaving and (facts.gone or facts.silent_probes >= 2)):
         return _to(facts, "retired", "left", "it left in good order")
-    if not facts.gone and not facts.silent_probes:
-        # It has not been asked yet, or the answer is under way.
+    if facts.answers and not facts.gone and facts.silent_probes < policy.silent_after:
+        # It has not been asked yet, the answer is under way, or the one or the other was lost.
         return None
     return _unanswered(facts, climate, policy)
 
@@ -293,7 +339,8 @@ def _unanswered(facts: Facts, climate: Climate, policy: Policy) -> Transition | 
     now = climate.now_s
     silence = facts.silence_s(now) or 0.0
     evidence = _evidence(facts, silence)
-    if facts.ssh_found == "alive" and facts.state != "lost":
+    if facts.ssh_found == "alive":
+        # Also where it counted as lost already: whatever the host holds is not to be given away.
         return _to(
             facts,
             "degraded",
@@ -353,7 +400,7 @@ def _lost_by(
 def _heard_of(facts: Facts, now: float, policy: Policy) -> Transition | None:
     if facts.left:
         return None
-    if facts.state in ("lost", "retired"):
+    if facts.state == "lost":
         return _to(facts, "recovering", "back", "it is heard of again")
     if facts.state == "recovering":
         since = facts.recovering_since_s if facts.recovering_since_s is not None else now
@@ -371,7 +418,7 @@ def _without_agent(facts: Facts, policy: Policy) -> Transition | None:
     if found is None:
         return None
     if found == "alive":
-        if facts.state in ("lost", "retired"):
+        if facts.state == "lost":
             return _to(facts, "recovering", "back", "it answers over SSH again")
         if facts.symptoms:
             return _degraded(facts, policy)
@@ -415,7 +462,7 @@ def _degraded(facts: Facts, policy: Policy) -> Transition:
     return Transition(
         state="degraded",
         reason=facts.symptoms[0].kind,
-        detail="; ".join(each.detail for each in facts.symptoms),
+        detail="; ".join(each.detail for each in facts.symptoms)[:500],
         evidence=tuple(("symptom", each.detail) for each in facts.symptoms),
         expires_s=policy.degraded_ttl_s,
         kinds=tuple((each.kind, each.part) for each in facts.symptoms),
