@@ -297,6 +297,10 @@ class NodesPage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     total: int
     next: Short = ""
     """What to ask for `after` this page. Empty: this is the last."""
+    heartbeats: int = 0
+    """Heard by the monitor that answers, since it began."""
+    heartbeats_missed: int = 0
+    """That did not arrive, by the numbers of those that did."""
 
 
 class ShowNode(msgspec.Struct, frozen=True, kw_only=True):

@@ -38,6 +38,7 @@ class Node:
         "looked_s",
         "looking",
         "member",
+        "missed",
         "probing",
         "record",
         "recovery",
@@ -62,6 +63,8 @@ class Node:
         """Wall clock, seconds since the epoch."""
         self.instance = ""
         self.seq = 0
+        self.missed = 0
+        """How many of its beats did not arrive."""
         self.beats_lost = 0.0
         """The share of its beats that did not arrive, lately."""
         self.skew_s: float | None = None
@@ -114,6 +117,7 @@ class Node:
             if self.instance and beat.seq > 1 and self.beat_is_stale(beat):
                 return False
             self.instance = beat.instance
+            # What it sent before we knew of it is not missed.
             self.seq = beat.seq - 1
             facts.left = False
             facts.rhythm.interval_s = beat.interval_s
@@ -121,6 +125,7 @@ class Node:
         elif beat.seq <= self.seq:
             return False
         missed = beat.seq - self.seq - 1
+        self.missed += missed
         self.seq = beat.seq
         if missed or self.beats_lost > 0.001:
             share = missed / (missed + 1)

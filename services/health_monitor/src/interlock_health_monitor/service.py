@@ -20,6 +20,7 @@ from interlock.clock import now, parse_ns, rfc3339
 from interlock.delivery import Delivery
 from interlock.errors import (
     BusUnavailable,
+    CommandFailed,
     InterlockError,
     LeaseLost,
     LockBusy,
@@ -41,6 +42,7 @@ from interlock_health_monitor.roster import Node, Roster
 from interlock_health_monitor.settings import Settings
 from interlock_health_monitor.suspicion import Transition, asks, judge
 from interlock_health_monitor.telling import Teller, event_id, event_of
+from interlock_health_monitor.views import page_of, view_of
 from interlock_schemas import health, nodes, subjects
 from interlock_schemas.cluster import DisruptionDetected, DisruptionEnded
 from interlock_schemas.health import (
@@ -48,7 +50,11 @@ from interlock_schemas.health import (
     Eviction,
     Evidence,
     LeaveNoted,
+    ListNodes,
     NodeHealth,
+    NodesPage,
+    NodeView,
+    ShowNode,
 )
 from interlock_schemas.node import NodeEvicted, NodeLeaveAnnounced, NodeLeft
 from interlock_schemas.nodes import FleetRecord, Member, NodeRecord
@@ -267,6 +273,20 @@ class Monitor:
         node.facts.leaving = True
         node.settled = False
         return LeaveNoted(node=asked.node)
+
+    async def on_nodes(self, asked: ListNodes) -> NodesPage:
+        """Which nodes are there."""
+        page = page_of(self.roster, asked, self.attention.now_s)
+        return msgspec.structs.replace(page, heartbeats=self.beats.heard)
+
+    async def on_node(self, asked: ShowNode) -> NodeView:
+        """Everything about one node."""
+        node = self.roster.get(asked.node)
+        if node is None:
+            raise CommandFailed(
+                f"no node is called {asked.node}: `interlock nodes` lists them", code="404"
+            )
+        return view_of(node, self.attention.now_s, whole=True)
 
     async def on_work(self, delivery: Delivery) -> None:
         """Work on a node ended, well or badly."""
@@ -711,6 +731,8 @@ async def setup(service: Service) -> None:
     service.watch(NODES, monitor.on_description)
     service.consume(LEAVES, monitor.on_leave_event)
     service.consume(WORK_DONE, monitor.on_work)
+    service.answer(health.NODES_LIST, monitor.on_nodes)
+    service.answer(health.NODE_SHOW, monitor.on_node)
     service.answer(health.LEAVE, monitor.on_leave)
     service.beside(monitor.run, ready=monitor.ready)
     service.at_end(monitor.close)

@@ -10,7 +10,7 @@ from interlock_schemas.lock import (
     LockReleased,
     LockWaitTimedOut,
 )
-from interlock_schemas.node import NodeLost
+from interlock_schemas.node import NodeLeft, NodeLost
 from interlock_schemas.topology import EVENTS, LOCKS, Consumer
 
 __all__ = ["CONTRACT", "NODES_LOST"]
@@ -18,7 +18,7 @@ __all__ = ["CONTRACT", "NODES_LOST"]
 NODES_LOST = Consumer(
     stream=EVENTS,
     name=f"{locks.SERVICE}-nodes-lost",
-    filters=(subjects.event_filter(NodeLost.event_type),),
+    filters=tuple(subjects.event_filter(type.event_type) for type in (NodeLost, NodeLeft)),
     ack_wait_s=10.0,
     from_start=False,
 )

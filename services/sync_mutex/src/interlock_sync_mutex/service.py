@@ -43,7 +43,7 @@ from interlock_schemas.locks import (
     RenewLock,
     ShowLock,
 )
-from interlock_schemas.node import NodeLost
+from interlock_schemas.node import NodeLeft, NodeLost
 from interlock_schemas.topology import LOCKS
 from interlock_sync_mutex import deadlock, leases
 from interlock_sync_mutex.contract import NODES_LOST
@@ -667,11 +667,13 @@ class SyncMutex:
         )
 
     async def on_node_lost(self, delivery: Delivery) -> None:
-        """End what a lost node had claimed before it was declared lost, oldest grant first."""
+        """End what a node that is lost, or left, had claimed before, oldest grant first."""
+        left = subjects.parse_event(delivery.subject) == NodeLeft.event_type
+        gone: type[NodeLeft] | type[NodeLost] = NodeLeft if left else NodeLost
         try:
-            event = msgspec.json.decode(delivery.body, type=NodeLost)
+            event: NodeLeft | NodeLost = msgspec.json.decode(delivery.body, type=gone)
         except (msgspec.DecodeError, RecursionError) as error:
-            raise Reject(f"not a node.lost: {error}", code=Code.INVALID) from error
+            raise Reject(f"not a {gone.event_type}: {error}", code=Code.INVALID) from error
         if not event.node:
             return
         theirs = sorted(
@@ -693,7 +695,8 @@ class SyncMutex:
                 ]
                 return leases.end(lock, ids, "node_lost")
 
-            await self._change(name, decide, by=f"{event.node} is lost: {event.reason or ''}")
+            went = "left" if left else "is lost"
+            await self._change(name, decide, by=f"{event.node} {went}: {event.reason or ''}")
 
     async def close(self) -> None:
         """Let what is under way come to its end, and tell what is still to be told."""

@@ -240,3 +240,36 @@ def sync(
         )
     if not report.ok:
         sys.exit(1)
+
+
+@app.command()
+def health(
+    agents: Annotated[
+        int, typer.Option(min=10, max=50_000, help="Simulated agents, one heartbeat a second each.")
+    ] = 10_000,
+    kills: Annotated[
+        int, typer.Option(min=0, max=5_000, help="So many of them are killed, one after the other.")
+    ] = 100,
+    seconds: Annotated[
+        float, typer.Option(min=10, max=3_600, help="How long it is measured.")
+    ] = 60.0,
+    seed: Annotated[int, typer.Option(help="Kill the same ones again.")] = 1,
+    json: JsonFlag = False,
+) -> None:
+    """One health monitor and thousands of agents: its cost, and how soon it notices a death.
+
+    Starts a broker and a monitor of its own; the agents are simulated, their heartbeats are not.
+    Exits 1 when a death or a heartbeat was missed, or somebody was declared lost who lives.
+    """
+    from interlock.bench import health as bench
+
+    _end_well()
+    if kills >= agents:
+        raise typer.BadParameter(f"at most {agents - 1} of {agents}", param_hint="--kills")
+    found = base.run(bench.play(agents, kills=kills, seconds=seconds, seed=seed, say=_say))
+    if json:
+        base.emit(found)
+    else:
+        bench.show(found)
+    if found.detected < found.kills or found.false_lost or found.heartbeats_missed:
+        sys.exit(1)
