@@ -99,8 +99,9 @@ def decide(
     long what was asked for is to be reserved, and in `gpus` which ones it may use.
     """
     try:
-        _check_marks(admit, record, now)
+        _check_marks(record, now)
         _check_state(health, beat, record, now)
+        _check_role(admit, record)
         _check_fleet(cluster, now)
         symptoms = _symptoms(health, beat, limits)
         _check_symptoms(symptoms, _AGAINST_ALL, policy)
@@ -153,7 +154,7 @@ def _asks(admit: Admit) -> bool:
     )
 
 
-def _check_marks(admit: Admit, record: NodeRecord | None, now: datetime) -> None:
+def _check_marks(record: NodeRecord | None, now: datetime) -> None:
     """What people have decided about it."""
     if record is not None:
         if record.retired is not None:
@@ -164,6 +165,9 @@ def _check_marks(admit: Admit, record: NodeRecord | None, now: datetime) -> None
         ):
             if mark is not None and instants.stands(mark.until, now):
                 raise _No(code, _said(text, mark), instants.seconds_until(mark.until, now))
+
+
+def _check_role(admit: Admit, record: NodeRecord | None) -> None:
     if admit.role is not None and (record is None or admit.role not in record.roles):
         roles = ", ".join(record.roles) if record is not None and record.roles else "none"
         raise _No("role", f"it does not have the role {admit.role}; its roles: {roles}")

@@ -14,8 +14,12 @@ __all__ = ["Attention", "Climate"]
 
 #: Between two echoes so much counts as attentive, at most, seconds.
 _LARGEST_STEP_S: Final = 0.6
-#: An echo later than this counts against ourselves, seconds.
+#: An echo so much later than usual counts against ourselves, seconds.
 _SLOW_S: Final = 0.25
+#: The share of the newest round trip in what is usual, where it is longer: about 30 s of echoes.
+_FOLLOW: Final = 1 / 200
+#: No longer way is usual, seconds.
+_FARTHEST_S: Final = 0.5
 #: What comes back later than this proves nothing: it, and what came with it, lay somewhere.
 _TOO_LATE_S: Final = 1.0
 #: The worst score.
@@ -48,6 +52,7 @@ class Attention:
         self._attentive = 0.0
         self._settled_at = settle_s
         self._in_time = 0
+        self._usual_s: float | None = None
         self.score = 0
         self.round_trip_s = 0.0
 
@@ -74,7 +79,7 @@ class Attention:
             self._attentive += min(step, _LARGEST_STEP_S)
         if step > 3 * _LARGEST_STEP_S:
             self.cut_off()
-        if self.round_trip_s > _SLOW_S or step > _LARGEST_STEP_S:
+        if self.round_trip_s > self._usual() + _SLOW_S or step > _LARGEST_STEP_S:
             self.score = min(_CEILING, self.score + 1)
             self._in_time = 0
         else:
@@ -82,6 +87,14 @@ class Attention:
             if self._in_time >= _TO_MEND:
                 self._in_time = 0
                 self.score = max(0, self.score - 1)
+
+    def _usual(self) -> float:
+        """How long an echo usually takes, this one taken in: a broker far away is not slow."""
+        newest, usual = min(self.round_trip_s, _FARTHEST_S), self._usual_s
+        if usual is None or newest < usual:
+            usual = newest
+        self._usual_s = usual + _FOLLOW * (newest - usual)
+        return self._usual_s
 
     def cut_off(self) -> None:
         """The connection was lost: nodes may have lost theirs, and take a while to come back."""

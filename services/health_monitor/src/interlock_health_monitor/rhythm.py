@@ -22,6 +22,8 @@ _LEAST_DEVIATION: Final = 0.1
 #: Beats closer together than this share of the mean come in a bunch: something held them up on
 #: their way, which says nothing about how the node beats.
 _BUNCH: Final = 0.1
+#: It has slowed down where the mean is more than so many times what it says.
+_SLOWED: Final = 1.5
 #: Beats until a rhythm is known well enough to be relied upon.
 KNOWN_AFTER: Final = 5
 
@@ -42,13 +44,13 @@ def phi_of(silence_s: float, mean_s: float, deviation_s: float) -> float:
 class Rhythm:
     """The rhythm of one node."""
 
-    __slots__ = ("_variance", "beats", "interval_s", "mean_s")
+    __slots__ = ("beats", "interval_s", "mean_s", "variance")
 
     def __init__(self, interval_s: float = 1.0) -> None:
         """`interval_s`: what the node says its rhythm is."""
         self.interval_s = interval_s
         self.mean_s = interval_s
-        self._variance = (interval_s / 4) ** 2
+        self.variance = (interval_s / 4) ** 2
         self.beats = 0
 
     def heard(self, gap_s: float) -> None:
@@ -60,7 +62,7 @@ class Rhythm:
             gap_s = _LONGEST * mean
         off = gap_s - mean
         self.mean_s = mean + _ALPHA * off
-        self._variance += _ALPHA * (off * off - self._variance)
+        self.variance += _ALPHA * (off * off - self.variance)
         self.beats += 1
 
     @property
@@ -69,9 +71,17 @@ class Rhythm:
         return self.beats >= KNOWN_AFTER
 
     @property
+    def pace_s(self) -> float:
+        """How long between two beats at present: what it says, or more where it has slowed down.
+
+        That some of its beats are lost does not make it slow.
+        """
+        return max(self.interval_s, self.mean_s / _SLOWED)
+
+    @property
     def deviation_s(self) -> float:
         """Standard deviation of the interval, with its floor."""
-        return max(math.sqrt(self._variance), _LEAST_DEVIATION * self.mean_s)
+        return max(math.sqrt(self.variance), _LEAST_DEVIATION * self.mean_s)
 
     def phi(self, silence_s: float) -> float:
         """How unlikely it is that the next beat is still to come after such a silence."""

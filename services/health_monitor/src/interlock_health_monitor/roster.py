@@ -46,6 +46,7 @@ class Node:
         "settled",
         "shadowed",
         "skew_s",
+        "ssh_outcome",
         "unreadable",
         "work",
     )
@@ -79,6 +80,8 @@ class Node:
         self.expires_s: float | None = None
         self.shadowed = False
         """Its eviction was rehearsed."""
+        self.ssh_outcome = ""
+        """Of the last look over SSH."""
         self.unreadable = ""
         """What is wrong with its last heartbeat, if it could not be read."""
         self.letters = 0

@@ -9,7 +9,7 @@ import contextlib
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any, Final
 
@@ -33,11 +33,14 @@ from interlock.kv import Entry
 from interlock.locks.lease import Lease
 from interlock.reader import Reader, Record
 from interlock.service import Service
+from interlock_health_monitor.admitting import Gate
 from interlock_health_monitor.attention import Attention, Climate
 from interlock_health_monitor.beats import Beats
 from interlock_health_monitor.contract import LEAVES, WORK_DONE
 from interlock_health_monitor.disruption import EVERYWHERE, Disruption, Disruptions, crowd
 from interlock_health_monitor.eviction import Evicted, Lost, rule
+from interlock_health_monitor.looking import Looker
+from interlock_health_monitor.overview import Overview
 from interlock_health_monitor.roster import Node, Roster
 from interlock_health_monitor.settings import Settings
 from interlock_health_monitor.suspicion import Transition, asks, judge
@@ -45,8 +48,10 @@ from interlock_health_monitor.telling import Teller, event_id, event_of
 from interlock_health_monitor.views import page_of, view_of
 from interlock_schemas import health, nodes, subjects
 from interlock_schemas.cluster import DisruptionDetected, DisruptionEnded
+from interlock_schemas.event import Event
 from interlock_schemas.health import (
     AnnounceLeave,
+    ClusterHealth,
     Eviction,
     Evidence,
     LeaveNoted,
@@ -55,6 +60,7 @@ from interlock_schemas.health import (
     NodesPage,
     NodeView,
     ShowNode,
+    ShowVerdict,
 )
 from interlock_schemas.node import NodeEvicted, NodeLeaveAnnounced, NodeLeft
 from interlock_schemas.nodes import FleetRecord, Member, NodeRecord
@@ -112,10 +118,9 @@ class Monitor:
         self.beats = Beats(
             self.roster, self.attention, self.policy, self.teller, lambda: self.leads
         )
-        self.at_slow_tick: list[Callable[[], None]] = []
-        """What else is looked after each second, while this monitor leads."""
-        self.look: Callable[[Node], Awaitable[None]] | None = None
-        """Looks at a node over SSH."""
+        self.overview = Overview(self.roster, self.attention, self.teller, settings, self.name)
+        self.gate = Gate(self.bus, self.roster, lambda: self.overview.cluster)
+        self.looker = Looker(settings, self.attention, self._tell_of_breaker)
 
     @property
     def leads(self) -> bool:
@@ -209,14 +214,22 @@ class Monitor:
 
     async def follow_health(self) -> None:
         """Follow what the monitors tell, our own word among it."""
-        async for record in self._reader(HEALTH.stream, HEALTH.key_subject("node.>")):
+        subjects_of_it = (
+            HEALTH.key_subject("node.>"),
+            HEALTH.key_subject(health.CLUSTER_KEY),
+        )
+        async for record in self._reader(HEALTH.stream, *subjects_of_it):
             if record == "begin":
                 continue
             if record is None:
                 self._health_snapshot.set()
                 continue
             assert isinstance(record, Record)  # noqa: S101  # for the type checker
-            name = _name(record.subject[len(HEALTH.key_subject("")) :], "node.")
+            key = record.subject[len(HEALTH.key_subject("")) :]
+            if key == health.CLUSTER_KEY and record.body:
+                with contextlib.suppress(msgspec.DecodeError):
+                    self.overview.adopt(msgspec.json.decode(record.body, type=ClusterHealth))
+            name = _name(key, "node.")
             if name is None or "KV-Operation" in record.headers or not record.body:
                 continue
             try:
@@ -249,10 +262,8 @@ class Monitor:
                 self.evicted.append(Evicted(name=name, zone=facts.zone, at_s=at - age))
         node.settled = False
 
-    def _reader(self, stream: str, subject: str) -> Any:
-        return Reader(
-            self.bus, stream, (subject,), {"deliver_policy": "last_per_subject"}
-        ).snapshots()
+    def _reader(self, stream: str, *filters: str) -> Any:
+        return Reader(self.bus, stream, filters, {"deliver_policy": "last_per_subject"}).snapshots()
 
     async def on_leave_event(self, delivery: Delivery) -> None:
         """An agent said that its node is about to go, or went."""
@@ -273,6 +284,15 @@ class Monitor:
         node.facts.leaving = True
         node.settled = False
         return LeaveNoted(node=asked.node)
+
+    async def on_verdict(self, _: ShowVerdict) -> ClusterHealth:
+        """How the fleet as a whole is doing."""
+        found = self.overview.cluster
+        if found is None or found.expires_at < rfc3339(now()):
+            return ClusterHealth(
+                level="unknown", score=None, reason="no monitor has come to a verdict yet"
+            )
+        return found
 
     async def on_nodes(self, asked: ListNodes) -> NodesPage:
         """Which nodes are there."""
@@ -362,6 +382,7 @@ class Monitor:
                 elif not node.settled:
                     turn.append(node)
             climate = self._climate(at)
+            self.overview.glance()
             for node in turn:
                 if asks(node.facts, at, self.policy):
                     self._ask(node)
@@ -369,8 +390,8 @@ class Monitor:
             if slow:
                 self._evict(at)
                 self._expire(at)
-                for look_after in self.at_slow_tick:
-                    look_after()
+                self._look_around(at)
+                self.overview.assess(self.disruptions)
 
     def _climate(self, at: float) -> Climate:
         """What holds for all nodes at this moment."""
@@ -630,31 +651,34 @@ class Monitor:
             self.teller.remove(health.health_key(name))
 
     def _look(self, node: Node) -> None:
-        """Look at a node over SSH, if that can be done."""
-        if self.look is None or node.looking:
-            return
-        node.looking = True
-        node.looked_s = self.attention.now_s
-        self.spawn(self._looked(self.look, node))
+        """Look at a node over SSH."""
+        if not node.looking:
+            node.looking = True
+            node.looked_s = self.attention.now_s
+            self.spawn(self._looked(node))
 
-    async def _looked(self, look: Callable[[Node], Awaitable[None]], node: Node) -> None:
+    async def _looked(self, node: Node) -> None:
         try:
-            await look(node)
+            await self.looker.look(node)
         finally:
             node.looking = False
             node.settled = False
 
-    def look_around(self) -> None:
+    def _look_around(self, at: float) -> None:
         """Look at the nodes without an agent whose turn it is."""
-        at = self.attention.now_s
         every = self.settings.health_ssh_interval_s
         for node in self.roster:
             facts = node.facts
-            if facts.agent or not facts.ssh or facts.retired or node.looking:
+            if facts.agent or not facts.ssh or facts.retired:
                 continue
-            due = every if facts.ssh_found == "alive" else every / 3
+            # One that fails is looked at sooner, to know.
+            due = every / 3 if facts.state == "suspect" else every
             if at - node.looked_s >= due:
                 self._look(node)
+
+    def _tell_of_breaker(self, event: Event) -> None:
+        if self.leads:
+            self.teller.emit(event, f"breaker-{self.name}-{random.getrandbits(64):x}")
 
     # Tasks
 
@@ -674,7 +698,7 @@ class Monitor:
         self._member_snapshot = asyncio.Event()
         self._health_snapshot = asyncio.Event()
         try:
-            async with asyncio.TaskGroup() as group:
+            async with self.looker, asyncio.TaskGroup() as group:
                 group.create_task(self.listen())
                 group.create_task(self.follow_health())
                 await self._health_snapshot.wait()
@@ -731,6 +755,8 @@ async def setup(service: Service) -> None:
     service.watch(NODES, monitor.on_description)
     service.consume(LEAVES, monitor.on_leave_event)
     service.consume(WORK_DONE, monitor.on_work)
+    service.answer(health.ADMIT, monitor.gate.admit, at_once=64)
+    service.answer(health.VERDICT, monitor.on_verdict)
     service.answer(health.NODES_LIST, monitor.on_nodes)
     service.answer(health.NODE_SHOW, monitor.on_node)
     service.answer(health.LEAVE, monitor.on_leave)

@@ -53,7 +53,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Suspect after so many questions in a row that nothing came back to: one is easily lost."""
     gone_after: int = 2
     """So many answers that nobody is there, one after the other."""
-    gone_floor: float = 1.9
+    gone_floor: float = 2.2
     """Not lost before so many intervals of silence, whatever the broker says."""
     tolerance_s: float = 8.0
     """A silence that is tolerated of a node that is connected, or of which nothing is known."""
@@ -266,11 +266,13 @@ class Facts:
 
 def patience_s(rhythm: Rhythm, policy: Policy) -> float:
     """The silence after which a node of such a rhythm counts as quiet, and is asked."""
-    interval = rhythm.interval_s
-    ceiling = policy.ask_ceiling * interval
+    pace = rhythm.pace_s
+    # One that has slowed down is not asked at every beat; but well before it would be lost.
+    latest = max(policy.ask_ceiling * rhythm.interval_s, policy.tolerance_s / 2)
+    ceiling = min(policy.ask_ceiling * pace, latest)
     if not rhythm.known:
         return ceiling
-    return min(max(rhythm.late_after_s(policy.ask_z), policy.ask_floor * interval), ceiling)
+    return min(max(rhythm.late_after_s(policy.ask_z), policy.ask_floor * pace), ceiling)
 
 
 class Transition(msgspec.Struct, frozen=True, kw_only=True):
@@ -350,6 +352,9 @@ def _unanswered(facts: Facts, climate: Climate, policy: Policy) -> Transition | 
             policy.degraded_ttl_s,
         )
     if facts.state not in ("suspect", "lost"):
+        if climate.settling and silence < policy.tolerance_s:
+            # Its connection broke with ours, as likely as not, and it is on its way back.
+            return None
         return _to(
             facts,
             "suspect",
@@ -391,7 +396,7 @@ def _lost_by(
         if facts.lease == "ended" and silence >= policy.gone_floor * interval * patience:
             return "lease_ended", "its lease ran out and it does not answer"
     tolerance = (policy.crowd_tolerance_s if slow else policy.tolerance_s) * patience
-    tolerance = max(tolerance, 4 * interval)
+    tolerance = max(tolerance, 4 * facts.rhythm.pace_s)
     if silence >= tolerance:
         return "silent", f"silent for {silence:.1f} s, longer than the {tolerance:g} s tolerated"
     return None

@@ -1,0 +1,166 @@
+"""Looks at nodes over SSH: one session a look, under the breaker of that node.
+
+It joins the pool of connections, the breakers and the report of a host, and answers with what came
+of it. It never raises for what befalls a host, and concludes nothing about a node.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from interlock.breakers import Breakers
+from interlock.errors import BreakerOpen
+from interlock_health_monitor import ssh_outcome, ssh_report
+from interlock_health_monitor.ssh_outcome import Outcome, SshFailed
+from interlock_health_monitor.ssh_pool import SshPool
+from interlock_health_monitor.ssh_report import HostReport
+from interlock_health_monitor.ssh_session import Ran
+from interlock_schemas.nodes import NodeRecord, SshAccess
+
+__all__ = ["SSH", "CommandResult", "ProbeResult", "Prober"]
+
+#: The transport, as breakers know it.
+SSH: Final = "ssh"
+
+#: Seconds that the script may take on the host: two steps one after the other, and some more.
+_LOOK_S: Final = 15.0
+_COMMAND_BYTES: Final = 65_536
+
+
+class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a look at a node."""
+
+    node: str
+    outcome: Outcome
+    report: HostReport | None = None
+    """None: it told nothing."""
+    took_s: float = 0.0
+    """Seconds, waiting for a turn included."""
+    at: float = 0.0
+    """When it ended, by the monitor's clock, seconds since the epoch."""
+
+
+class CommandResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a command on a node."""
+
+    node: str
+    outcome: Outcome
+    ran: Ran | None = None
+    """Its output and how it ended. None: it is not known to have run."""
+    took_s: float = 0.0
+    """Seconds, waiting for a turn included."""
+
+
+class Prober:
+    """Looks at nodes, and runs commands on them. `wall` returns seconds since the epoch."""
+
+    def __init__(
+        self,
+        pool: SshPool,
+        breakers: Breakers,
+        *,
+        look_s: float = _LOOK_S,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._pool = pool
+        self._breakers = breakers
+        self._look_s = look_s
+        self._wall = wall
+
+    async def probe(self, record: NodeRecord) -> ProbeResult:
+        """Look at a node.
+
+        The outcome is ``ok`` where the host told anything at all; `HostReport.missing` says what it
+        did not tell.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        outcome, report = await self._look(record)
+        return ProbeResult(
+            node=record.name,
+            outcome=outcome,
+            report=report,
+            took_s=loop.time() - began,
+            at=self._wall(),
+        )
+
+    async def run_command(
+        self, record: NodeRecord, command: str, timeout_s: float
+    ) -> CommandResult:
+        """Run a command on a node, once, on a connection of its own, for ``timeout_s`` at most.
+
+        It goes past an open breaker: whoever mends a node has decided that already. What comes of
+        it is recorded nowhere but in the answer.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        ran: Ran | None = None
+        if record.ssh is None:
+            outcome = _no_access(record)
+        else:
+            try:
+                ran = await self._pool.run(
+                    record.ssh,
+                    command,
+                    timeout_s=timeout_s,
+                    max_output_bytes=_COMMAND_BYTES,
+                    fresh=True,
+                )
+                outcome = _of_command(ran, timeout_s)
+            except SshFailed as failed:
+                outcome = failed.outcome
+        return CommandResult(node=record.name, outcome=outcome, ran=ran, took_s=loop.time() - began)
+
+    async def _look(self, record: NodeRecord) -> tuple[Outcome, HostReport | None]:
+        access = record.ssh
+        if access is None:
+            return _no_access(record), None
+        try:
+            async with self._breakers.guard(record.name, SSH) as call:
+                outcome, report = await self._ask(access, record.paths)
+                counts_as = outcome.counts_as
+                if counts_as == "failure":
+                    call.failed()
+                elif counts_as == "neutral":
+                    call.neutral()
+                return outcome, report
+        except BreakerOpen as held:
+            return ssh_outcome.held_back(held.retry_after_s, str(held)), None
+
+    async def _ask(
+        self, access: SshAccess, paths: tuple[str, ...]
+    ) -> tuple[Outcome, HostReport | None]:
+        mark = f"interlock{secrets.token_hex(8)}"
+        try:
+            ran = await self._pool.run(
+                access,
+                ssh_report.COMMAND,
+                stdin=ssh_report.script(paths, mark=mark),
+                timeout_s=self._look_s,
+                max_output_bytes=ssh_report.LARGEST_REPORT_BYTES,
+            )
+        except SshFailed as failed:
+            return failed.outcome, None
+        report = ssh_report.parse(ran.stdout, mark=mark, paths=paths)
+        if report.empty:
+            outcome = _of_command(ran, self._look_s)
+            return (ssh_outcome.NO_REPORT if outcome.ok else outcome), None
+        return ssh_outcome.OK, report
+
+
+def _no_access(record: NodeRecord) -> Outcome:
+    return ssh_outcome.misconfigured(
+        "no_access", f"{record.name} has no SSH access: describe it in fleet.toml"
+    )
+
+
+def _of_command(ran: Ran, timeout_s: float) -> Outcome:
+    if ran.timed_out:
+        return ssh_outcome.hanging("command", f"it did not end within {timeout_s:g} s")
+    if ran.exit_status == 0:
+        return ssh_outcome.OK
+    return ssh_outcome.command_failed(ran.exit_status, ran.signal)
