@@ -27,7 +27,8 @@ PATIENCE_S = 60.0
 class Up:
     """A running `interlock up` in a state folder of its own."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, env: dict[str, str] | None = None) -> None:
+        self.own_env = env or {}
         self.folder = folder
         self.arguments = arguments
         self.process: subprocess.Popen[str] | None = None
@@ -50,7 +51,7 @@ class Up:
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env=clean_env(),
+            env=clean_env() | self.own_env,
         )
         log.close()
         assert self.process.stdout is not None

@@ -100,6 +100,10 @@ def test_a_canonical_name_means_itself(entry: EventType) -> None:
 def test_every_type_but_the_new_ones_has_a_legacy_name() -> None:
     named = {rule.type for rule in RULES}
     assert {entry.name for entry in catalogue.all_types()} - named == {
+        "cluster.disruption_detected",
+        "cluster.disruption_ended",
+        "cluster.work_paused",
+        "cluster.work_resumed",
         "consumer.paused",
         "consumer.resumed",
         "letter.replayed",
@@ -110,6 +114,13 @@ def test_every_type_but_the_new_ones_has_a_legacy_name() -> None:
         "lock.refused",
         "legacy.name_mapped",
         "legacy.name_unmapped",
+        "node.attention_requested",
+        "node.cordoned",
+        "node.drain_requested",
+        "node.evicted",
+        "node.leave_announced",
+        "node.left",
+        "node.uncordoned",
     }
 
 

@@ -210,6 +210,10 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     token: int = 0
     """The fencing token of the lock it was taken under."""
     ended_at: str = ""
+    episode: int = 0
+    """The trouble it was taken against."""
+    instance: Short = ""
+    """The run of the node's agent at that time, as far as known."""
 
 
 class RecoveryState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -227,6 +231,10 @@ class RecoveryState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     since: str = ""
     spent: tuple[str, ...] = ()
     """When steps were taken lately, RFC 3339: what the budget counts."""
+    trouble: Short = ""
+    """What this episode is about: ``gone``, ``work``, ``gpu``, ``person``."""
+    well_since: str = ""
+    """Since when the node has looked well again, in an episode that is not over, RFC 3339."""
 
 
 class Reservation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -279,6 +287,8 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cordoned: bool = False
     draining: bool = False
     evicted: bool = False
+    gpus: int | None = None
+    """How many it reports, else how many it should have. None: neither is known."""
     silent_s: float | None = None
     """Since it was last heard of. None: never."""
     phi: float | None = None

@@ -22,6 +22,7 @@ from interlock.outbox import Status, Stored
 from interlock.redelivery import RetryPolicy
 from interlock.settings import ConnectionSettings
 from interlock_schemas.event import Event, OpenEvent, Payload
+from interlock_schemas.health import Admission, ClusterHealth, Pressure
 from interlock_schemas.locks import Priority
 
 __all__ = ["BlockingFleet", "BlockingLease", "connect_blocking"]
@@ -158,6 +159,14 @@ class BlockingFleet(Generic[ReceiptT]):
         """Publish bytes as they are, acknowledged, as a worker in any language would."""
         return self._wait(self._fleet.publish_raw(subject, body, headers, timeout_s=timeout_s))
 
+    def progress(self, *, failures: int = 0, successes: int = 0, **counters: float) -> None:
+        """As `Fleet.progress`: tell the agent of this node what was got done."""
+        self._wait(self._fleet.progress(failures=failures, successes=successes, **counters))
+
+    def checkpointed(self, artifact: str | Path) -> None:
+        """As `Fleet.checkpointed`: an artifact has just been made durable."""
+        self._wait(self._fleet.checkpointed(artifact))
+
     def outbox_status(self) -> Status:
         """As ``await fleet.outbox.status()``: how the outbox stands."""
         return self._wait(self._fleet.outbox.status())
@@ -234,6 +243,50 @@ class BlockingFleet(Generic[ReceiptT]):
             number = next(self._numbers)
             owner = self._threads.owner = f"{self._fleet.source[:150]}/{self._id}#{number}"
         return owner
+
+    def health(self) -> ClusterHealth:
+        """As `Fleet.health`: how the fleet as a whole is doing."""
+        return self._wait(self._fleet.health())
+
+    def admit(
+        self,
+        node: str | None = None,
+        *,
+        cores: float = 0.0,
+        memory_bytes: int = 0,
+        disk_bytes: int = 0,
+        path: str | None = None,
+        gpus: int = 0,
+        gpu_memory_bytes: int = 0,
+        role: str | None = None,
+        purpose: str = "",
+        id: str | None = None,
+        reserve_s: float = 30.0,
+        timeout_s: float = 5.0,
+        patience_s: float = 5.0,
+    ) -> Admission:
+        """As `Fleet.admit`: may something heavy be started on a node (default: this one)?"""
+        return self._wait(
+            self._fleet.admit(
+                node,
+                cores=cores,
+                memory_bytes=memory_bytes,
+                disk_bytes=disk_bytes,
+                path=path,
+                gpus=gpus,
+                gpu_memory_bytes=gpu_memory_bytes,
+                role=role,
+                purpose=purpose,
+                id=id,
+                reserve_s=reserve_s,
+                timeout_s=timeout_s,
+                patience_s=patience_s,
+            )
+        )
+
+    def pressure(self, scope: str = "fleet") -> Pressure | None:
+        """As `Fleet.pressure`: how overloaded the fleet or one node is. None: not known."""
+        return self._wait(self._fleet.pressure(scope))
 
     def fenced_state(self, key: str) -> bytes | None:
         """As `Fleet.fenced_state`: what `BlockingLease.put` has stored; None where nothing is."""

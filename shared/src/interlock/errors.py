@@ -3,6 +3,7 @@
 from interlock_schemas.letters import Code
 
 __all__ = [
+    "BreakerOpen",
     "BusUnavailable",
     "CommandFailed",
     "ConnectFailed",
@@ -135,6 +136,17 @@ class OutboxUnusable(InterlockError):
 
 class ContractBroken(InterlockError):
     """What stands on the broker differs from what is needed: `interlock setup` mends it."""
+
+
+class BreakerOpen(InterlockError):
+    """Calls to a node failed too often, and are held back for a while. Nothing was tried."""
+
+    def __init__(self, message: str, *, node: str, transport: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.node = node
+        self.transport = transport
+        self.retry_after_s = retry_after_s
+        """Seconds until the next trial may be made."""
 
 
 class CommandFailed(InterlockError):

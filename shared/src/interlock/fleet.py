@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 import msgspec
 
-from interlock import metrics, provisioning, telemetry
+from interlock import health_sdk, metrics, provisioning, telemetry
 from interlock.bulk import BulkReceipt
 from interlock.bus import Ack, Bus, Outgoing
 from interlock.bus import connect as connect_bus
@@ -30,12 +30,14 @@ from interlock.locks.lease import Lease, LockContext, OnLost
 from interlock.locks.locker import Locker
 from interlock.locks.many import LocksContext
 from interlock.outbox import Limits, Outbox, Stored
+from interlock.progress import Progress
 from interlock.publishing import encode_event
 from interlock.redelivery import RetryPolicy
 from interlock.settings import ConnectionSettings
 from interlock_schemas import catalogue, envelope, subjects
 from interlock_schemas.contracts import Command
 from interlock_schemas.event import Event, OpenEvent, Payload
+from interlock_schemas.health import Admission, Admit, ClusterHealth, Pressure
 from interlock_schemas.letters import Code
 from interlock_schemas.locks import Priority
 from interlock_schemas.topology import EVENTS, Consumer
@@ -177,6 +179,7 @@ class Fleet(Generic[ReceiptT]):
         self._connection = bus
         self._outbox = outbox
         self._locker: Locker | None = None
+        self._progress: Progress | None = None
         self.node = node or socket.gethostname()
         """The host that we run on, as the fleet knows it."""
         self.source = source
@@ -606,8 +609,94 @@ class Fleet(Generic[ReceiptT]):
             self._locker = Locker(bus, self.command, source=self.source, node=self.node)
         return self._locker
 
+    async def progress(self, *, failures: int = 0, successes: int = 0, **counters: float) -> None:
+        """Tell the agent of this node what was got done: ``await fleet.progress(games=10)``.
+
+        Each number is added to this worker's total of that name, which the node's heartbeat shows.
+        `failures` and `successes` are pieces of work; many failures are evidence against a node.
+        Call it as often as you like: at most two messages a second go out. Nothing is stored, and
+        without a broker nothing is raised; the totals then wait.
+
+        Raises ValueError for what is negative or no number.
+        """
+        self._progressing().add(counters, failures=failures, successes=successes)
+
+    async def checkpointed(self, artifact: str | Path) -> None:
+        """Tell the agent of this node that an artifact has just been made durable.
+
+        Of its path or name, 500 characters are shown. As `progress`, it never waits for a broker.
+        """
+        self._progressing().checkpointed(str(artifact))
+
+    async def health(self, *, timeout_s: float = 30.0) -> ClusterHealth:
+        """How the fleet as a whole is doing: level, figure and parts, and whether work is paused.
+
+        The level is ``unknown``, and `reason` says why, where no monitor has looked lately. Raises
+        BusUnavailable when the broker does not answer.
+        """
+        return await health_sdk.cluster_health(await self.connected(timeout_s))
+
+    async def admit(
+        self,
+        node: str | None = None,
+        *,
+        cores: float = 0.0,
+        memory_bytes: int = 0,
+        disk_bytes: int = 0,
+        path: str | None = None,
+        gpus: int = 0,
+        gpu_memory_bytes: int = 0,
+        role: str | None = None,
+        purpose: str = "",
+        id: str | None = None,
+        reserve_s: float = 30.0,
+        timeout_s: float = 5.0,
+        patience_s: float = 5.0,
+    ) -> Admission:
+        """May something heavy be started on a node (default: this one)? Ask before starting it.
+
+        Yes comes with the indices of the GPUs that fit, and what was asked for is reserved for
+        `reserve_s` (600 at most), until it shows in what is measured; no with the reason and, where
+        waiting may help, with `retry_after_s`. Disk is looked at where `path` is, else on every
+        watched folder; `gpu_memory_bytes` is to be free on each GPU. Asked again under the same
+        `id`, it reserves once. Where nothing is asked for, only the state counts.
+
+        Where no monitor answers within `patience_s`, the answer is no, with code ``no_monitor``:
+        the node may be well, and nobody knows. Raises CommandFailed for a request that makes no
+        sense.
+        """
+        request = Admit(
+            node=node or self.node,
+            purpose=purpose,
+            cores=cores,
+            memory_bytes=memory_bytes,
+            disk_bytes=disk_bytes,
+            path=path,
+            gpus=gpus,
+            gpu_memory_bytes=gpu_memory_bytes,
+            role=role,
+            id=id,
+            reserve_s=reserve_s,
+        )
+        return await health_sdk.admit(self, request, timeout_s=timeout_s, patience_s=patience_s)
+
+    async def pressure(self, scope: str = "fleet", *, timeout_s: float = 30.0) -> Pressure | None:
+        """How overloaded the fleet is, or one node (``node.<name>``): a level that expires.
+
+        None: not known, which is not the level ``none``. Raises BusUnavailable when the broker does
+        not answer.
+        """
+        return await health_sdk.pressure(await self.connected(timeout_s), scope)
+
+    def _progressing(self) -> Progress:
+        if self._progress is None:
+            self._progress = Progress(lambda: self.bus, node=self.node, source=self.source)
+        return self._progress
+
     async def close(self) -> None:
         """Give back every lock, send what waits, and disconnect."""
+        if self._progress is not None:
+            await self._progress.close()
         if self._locker is not None:
             await self._locker.close()
         if self._outbox is not None:

@@ -6,6 +6,7 @@ A deleted key keeps a marker, so that a watcher that was away learns of it.
 
 import base64
 import binascii
+import contextlib
 from collections.abc import AsyncIterator, Mapping
 
 import msgspec
@@ -71,6 +72,16 @@ class Store:
     def _reader(self) -> Reader:
         policy = {"deliver_policy": "last_per_subject"}
         return Reader(self._bus, self.bucket.stream, (self.bucket.subject,), policy)
+
+    async def entries(self) -> list[Entry]:
+        """Every key that has a value, as it stands."""
+        prefix = len(self.bucket.key_subject(""))
+        async with contextlib.aclosing(self._reader().records(until_end=True)) as records:
+            return [
+                Entry(record.subject[prefix:], record.body, record.seq)
+                async for record in records
+                if not _is_marker(record.headers)
+            ]
 
     async def watch(self) -> AsyncIterator[Entry | None]:
         """Every key as it stands, then None once, then every change as it comes."""

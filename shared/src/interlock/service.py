@@ -49,16 +49,36 @@ log = logs.get_logger("interlock.service")
 class Service:
     """One running service. Handed to the `setup` function that `run` is given."""
 
-    def __init__(self, contract: Contract, settings: ServiceSettings, fleet: Fleet) -> None:
+    def __init__(
+        self,
+        contract: Contract,
+        settings: ServiceSettings,
+        fleet: Fleet,
+        *,
+        stop: asyncio.Event | None = None,
+        hurried: asyncio.Event | None = None,
+    ) -> None:
         self.contract = contract
         self.settings = settings
         self.fleet = fleet
+        self.hurried = hurried or asyncio.Event()
+        """Set when it is to stop and somebody has asked for that a second time."""
+        self._stop = stop or asyncio.Event()
         self._answers: list[tuple[Command[Any, Any], Callable[[Any], Awaitable[Any]], int]] = []
         self._consumptions: list[Consumption] = []
         self._watches: list[tuple[Bucket, Callable[[Entry], None]]] = []
         self._beside: list[tuple[Callable[[], Awaitable[None]], asyncio.Event | None]] = []
         self._at_end: list[Callable[[], Awaitable[None]]] = []
         self._answering: set[asyncio.Task[None]] = set()
+
+    def stop(self) -> None:
+        """End as on SIGTERM: what is in hand is finished first."""
+        self._stop.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it is ending, or about to."""
+        return self._stop.is_set()
 
     def store(self, bucket: Bucket) -> Store:
         """A bucket of the contract. Raises ValueError for any other."""
@@ -185,8 +205,7 @@ class Service:
                 _, late = await asyncio.wait(consuming, timeout=self.settings.drain_s)
                 for task in late:
                     task.cancel()
-            if micro is not None:
-                await self._stop_endpoints(micro)
+            await self._stop_endpoints(micro)
             for finish in self._at_end:
                 await finish()
             for task in background:
@@ -215,9 +234,8 @@ class Service:
         if self._answering:
             await asyncio.wait(self._answering, timeout=self.settings.drain_s)
 
-    async def _start_endpoints(self) -> MicroService | None:
-        if not self._answers:
-            return None
+    async def _start_endpoints(self) -> MicroService:
+        # Also where it answers no command: that it runs is asked in the same way.
         micro = await add_service(
             self.fleet.bus.client,
             ServiceConfig(
@@ -308,10 +326,13 @@ async def _run(
 ) -> None:
     stop = asyncio.Event()
     ready = asyncio.Event()
+    hurried = asyncio.Event()
     loop = asyncio.get_running_loop()
     main = asyncio.current_task()
 
     def on_signal() -> None:
+        if stop.is_set():
+            hurried.set()
         stop.set()
         # Nothing is in hand before it is ready, so there is nothing to finish.
         if main is not None and not ready.is_set():
@@ -323,7 +344,8 @@ async def _run(
     try:
         await provisioning.verify(bus, contract)
         await doctor.admit(bus, settings, contract)
-        service = Service(contract, settings, Fleet(bus, source=contract.name, node=settings.node))
+        fleet = Fleet(bus, source=contract.name, node=settings.node)
+        service = Service(contract, settings, fleet, stop=stop, hurried=hurried)
         await setup(service)
         await service.serve(stop, ready)
     finally:

@@ -9,7 +9,7 @@ exactly, and whoever takes over from one that died goes on by observing, not by 
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 import msgspec
@@ -25,6 +25,7 @@ from interlock.reader import Reader
 from interlock_health_monitor.hooks import run_hook
 from interlock_health_monitor.ladder import (
     Facts,
+    FleetUse,
     LadderPolicy,
     Mode,
     Ran,
@@ -32,6 +33,7 @@ from interlock_health_monitor.ladder import (
     after_run,
     command_of,
     decide,
+    elsewhere,
     facts_of,
     fleet_use,
     interrupted,
@@ -110,7 +112,8 @@ class Actuator:
         self._last = 0
         """The last sequence of all records of recovery that have been read."""
         self._known = asyncio.Event()
-        self._busy: dict[str, asyncio.Task[None]] = {}
+        self._busy: set[str] = set()
+        """Nodes that are being seen to."""
 
     @property
     def records(self) -> Mapping[str, RecoveryState]:
@@ -148,6 +151,8 @@ class Actuator:
 
     def _read(self, subject: str, body: bytes) -> None:
         if not body:
+            for name in [each for each in self._records if subject == _subject(each)]:
+                del self._records[name]
             return
         try:
             record = msgspec.json.decode(body, type=RecoveryState)
@@ -160,41 +165,51 @@ class Actuator:
 
     def _begin(self, group: asyncio.TaskGroup) -> None:
         """Begin to see to every node for which something is to be done."""
+        at = now()
+        used = self._use(at)
         open_ones = [name for name, record in self._records.items() if record.state != "idle"]
+        # Those whose step is under way take long, and little: they do not keep others waiting.
+        begun = sum(not self._under_way(name) for name in self._busy)
         for name in dict.fromkeys((*open_ones, *self._sick())):
-            if len(self._busy) >= _AT_ONCE:
+            if begun >= _AT_ONCE:
                 return
-            if name in self._busy:
+            sight = None if name in self._busy else self._observe(name)
+            if sight is None:
                 continue
             record = self._records.get(name) or RecoveryState(node=name)
-            facts = self._facts(name)
-            if facts is None:
-                continue
-            plan = decide(record, facts, self._policy, now())
-            if plan.record == record and running(record) is None:
-                continue
-            task = group.create_task(self._see_to(name))
-            self._busy[name] = task
-            task.add_done_callback(lambda _, name=name: self._busy.pop(name, None))
+            facts = self._facts(name, sight, used, at)
+            if decide(record, facts, self._policy, at).record != record or running(record):
+                begun += 1
+                self._busy.add(name)
+                group.create_task(self._see_to(name))
 
-    def _facts(self, name: str) -> Facts | None:
-        sight = self._observe(name)
-        return None if sight is None else self._facts_of(name, sight)
+    def _under_way(self, name: str) -> bool:
+        record = self._records.get(name)
+        return record is not None and running(record) is not None
 
-    def _facts_of(self, name: str, sight: Sight) -> Facts:
-        others = (record for node, record in self._records.items() if node != name)
+    def _use(self, at: datetime) -> FleetUse:
+        return fleet_use(self._records.values(), self._size(), self._mode, self._policy, at)
+
+    def _facts(self, name: str, sight: Sight, used: FleetUse, at: datetime) -> Facts:
+        own = self._records.get(name) or RecoveryState(node=name)
         return facts_of(
             sight.health,
             sight.record,
             sight.recovery,
             mode=self._mode,
             disruption=sight.disruption,
-            fleet=fleet_use(others, self._size(), self._mode, self._policy, now()),
+            fleet=elsewhere(used, own, self._mode, self._policy, at),
         )
 
     # One node
 
     async def _see_to(self, name: str) -> None:
+        try:
+            await self._under_lock(name)
+        finally:
+            self._busy.discard(name)
+
+    async def _under_lock(self, name: str) -> None:
         try:
             lease = await self._fleet.acquire_lock(
                 health.recovery_lock(name), ttl=self._lease_s, wait=0, note="recovery"
@@ -227,9 +242,9 @@ class Actuator:
             if sight is None:
                 return
             # Nothing is awaited from here to the write: what the budget rests on must still stand.
-            last = self._last
-            facts = self._facts_of(name, sight)
-            decision = decide(record, facts, self._policy, now())
+            at, last = now(), self._last
+            facts = self._facts(name, sight, self._use(at), at)
+            decision = decide(record, facts, self._policy, at)
             if decision.record != record:
                 record = _signed(decision.record, lease)
                 revision = await self._write(
@@ -303,9 +318,7 @@ class Actuator:
         condition = (
             expecting(revision) if last is None else expecting(last, HEALTH.key_subject(_GROUP))
         )
-        write = Write(
-            HEALTH.key_subject(health.recovery_key(record.node)), body, {**ALONE, **condition}
-        )
+        write = Write(_subject(record.node), body, {**ALONE, **condition})
         try:
             ack = await self._fleet.bus.commit([write], timeout_s=_WRITE_S)
         except WrongRevision as error:
@@ -332,6 +345,10 @@ class Actuator:
                 await self._fleet.publish(tell.event, id=tell.id, timeout_s=_WRITE_S)
             except InterlockError as error:
                 log.warning("not told", id=tell.id, why=str(error))
+
+
+def _subject(node: str) -> str:
+    return HEALTH.key_subject(health.recovery_key(node))
 
 
 def _signed(record: RecoveryState, lease: Lease) -> RecoveryState:

@@ -37,6 +37,8 @@ class AdmissionPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     stale_s: float = 10.0
     """A heartbeat that is older says nothing of what is free."""
+    stale_ssh_s: float = 90.0
+    """The same of a node without an agent, which is looked at less often."""
     idle_cores_share: float = 0.1
     """So much of the cores may be busy with nothing in particular."""
     idle_gpu_percent: float = 10.0
@@ -107,7 +109,9 @@ def decide(
         _check_symptoms(symptoms, _AGAINST_ALL, policy)
         if not _asks(admit):
             return Admission(admitted=True, code="ok", id=admit.id or "")
-        if beat is None or beat_age_s is None or beat_age_s > policy.stale_s:
+        by_agent = record is None or record.agent
+        stale_s = policy.stale_s if by_agent else policy.stale_ssh_s
+        if beat is None or beat_age_s is None or beat_age_s > stale_s:
             age = "never" if beat is None or beat_age_s is None else f"{beat_age_s:.0f} s ago"
             raise _No("unknown", f"what is free there is not known: last measured {age}", 5.0)
         _check_symptoms(symptoms, _AGAINST_LOAD, policy)

@@ -102,20 +102,21 @@ class Disruptions(msgspec.Struct, frozen=True, kw_only=True):
         turn = _Turn(self, spent, now_s, policy, settling)
         for zone, (silent, all) in counts.items():
             turn.look(zone, silent, all, policy.zone_share)
-        broken = [zone for zone in turn.standing if zone != EVERYWHERE]
+        broken = {zone for zone in turn.standing if zone != EVERYWHERE}
         if EVERYWHERE in self.standing or len(broken) > 1:
-            broken = []
-        turn.look(EVERYWHERE, *_fleet(quiet, members, broken), policy.fleet_share)
+            broken = set()
+        without = broken | turn.spent.keys()
+        turn.look(EVERYWHERE, *_fleet(quiet, members, without), policy.fleet_share)
+        expired = EVERYWHERE in turn.expired
+        if expired:
+            turn.spent |= {zone: silent for zone, (silent, _) in counts.items() if silent}
+        if expired or EVERYWHERE in turn.standing:
+            turn.withdraw(zone for zone in counts if zone not in self.standing)
         turn.ended += [
             each
             for zone, each in self.standing.items()
             if zone not in counts and zone != EVERYWHERE
         ]
-        if EVERYWHERE in turn.standing:
-            turn.began = [each for each in turn.began if each.zone == EVERYWHERE]
-            for zone in counts:
-                if zone not in self.standing:
-                    turn.standing.pop(zone, None)
         over = {zone: until for zone, until in self.over.items() if until > now_s}
         over |= {
             each.zone: now_s + policy.spare_s
@@ -150,6 +151,15 @@ class _Turn:
         self.standing: dict[str, Disruption] = {}
         self.began: list[Disruption] = []
         self.ended: list[Disruption] = []
+        self.expired: set[str] = set()
+        """Of those that ended, the ones that stood for too long."""
+
+    def withdraw(self, zones: Iterable[str]) -> None:
+        """Take back what has just begun there."""
+        gone = set(zones)
+        self.began = [each for each in self.began if each.zone not in gone]
+        for zone in gone:
+            self.standing.pop(zone, None)
 
     def look(self, zone: str, silent: int, all: int, share: float) -> None:
         """Judge one zone, or the fleet."""
@@ -176,6 +186,7 @@ class _Turn:
             # Those still quiet count as dead: it takes more than them to begin anew.
             self.ended.append(msgspec.structs.replace(stands, below_since_s=None))
             self.spent[zone] = silent
+            self.expired.add(zone)
         else:
             self.standing[zone] = stands
 

@@ -45,6 +45,7 @@ __all__ = [
     "after_run",
     "command_of",
     "decide",
+    "elsewhere",
     "facts_of",
     "fleet_use",
     "interrupted",
@@ -184,7 +185,8 @@ def facts_of(
         detail=health.detail,
         symptoms=frozenset((health.reason, *(each.kind for each in health.symptoms))),
         instance=health.instance or "",
-        recovery=record.recovery or fleet_recovery or Recovery(),
+        # Nothing is run for what nobody has described.
+        recovery=(record.recovery or fleet_recovery or Recovery()) if described else Recovery(),
         agent=record.agent,
         ssh=record.ssh is not None,
         evict=record.evict,
@@ -198,11 +200,11 @@ def facts_of(
 
 
 def fleet_use(
-    others: Iterable[RecoveryState], nodes: int, mode: Mode, policy: LadderPolicy, now: datetime
+    records: Iterable[RecoveryState], nodes: int, mode: Mode, policy: LadderPolicy, now: datetime
 ) -> FleetUse:
-    """What the records of all other nodes amount to."""
+    """What the records of nodes amount to."""
     acting = spent = 0
-    for record in others:
+    for record in records:
         attempt = running(record)
         # One whose time is up does not count: nobody may be left to close it.
         acting += (
@@ -213,6 +215,22 @@ def fleet_use(
         )
         spent += len(_spent(record, mode, policy, now))
     return FleetUse(nodes=nodes, acting=acting, spent=spent)
+
+
+def elsewhere(
+    all_of_it: FleetUse,
+    record: RecoveryState,
+    mode: Mode,
+    policy: LadderPolicy,
+    now: datetime,
+) -> FleetUse:
+    """What the fleet uses without one node, which is part of `all_of_it`."""
+    own = fleet_use((record,), 0, mode, policy, now)
+    return FleetUse(
+        nodes=all_of_it.nodes,
+        acting=all_of_it.acting - own.acting,
+        spent=all_of_it.spent - own.spent,
+    )
 
 
 def command_of(step: Step, recovery: Recovery) -> str | None:
@@ -253,15 +271,12 @@ def decide(record: RecoveryState, facts: Facts, policy: LadderPolicy, now: datet
     record = msgspec.structs.replace(record, well_since="")
     if attempt is not None:
         if record.state == "acting":
-            again = _attention if attempt.step == "call" else _started
-            tells = (again(record, attempt),)
             record = _taken_over(record, now)
-            if running(record) is None:
-                return Decision(record=record, tells=tells)
-        if not _past(attempt.until, now) or facts.state in _IN_BETWEEN:
-            return Decision(record=record, tells=tells)
-        record, more = _failed(record, facts, now)
-        tells += more
+        if running(record) is None or not _past(attempt.until, now):
+            return Decision(record=record)
+        if facts.state in _IN_BETWEEN:
+            return Decision(record=record)
+        record, tells = _failed(record, facts, now)
     if facts.state in _IN_BETWEEN or not _past(record.next_at, now):
         return Decision(record=record, tells=tells)
     chosen = _next_step(record, facts)
@@ -533,12 +548,12 @@ def _begin(
         step=step,
         at=instants.text(now),
         mode="dry-run" if dry else "act",
-        detail=left_out[:500],
+        detail=_joined(_trouble_text(facts), left_out),
         until=instants.text(until),
         episode=record.episode,
         instance=facts.instance,
     )
-    spent = _spent(record, facts.mode, policy, now)
+    spent = _spent(record, "act", policy, now)
     begun = msgspec.structs.replace(
         record,
         attempts=(*record.attempts, attempt)[-_KEPT:],
@@ -547,7 +562,7 @@ def _begin(
             :500
         ],
         next_at="",
-        spent=spent if step == "call" else (*spent, attempt.at),
+        spent=spent if dry or step == "call" else (*spent, attempt.at),
     )
     if step != "call":
         return Decision(
@@ -572,7 +587,7 @@ def _begin(
 def _taken_over(record: RecoveryState, now: datetime) -> RecoveryState:
     """Whoever ran the command is gone, and how it ended is not known: it is not repeated."""
     attempt = record.attempts[-1]
-    detail = "how its command ended is not known: the monitor that ran it is gone"
+    detail = "how its command ended is not known: the monitor that ran it did not put it down"
     if attempt.step == "call":
         closed = _closed(record, "abandoned", detail, now)
         return msgspec.structs.replace(
@@ -622,12 +637,15 @@ def _closed(record: RecoveryState, outcome: Outcome, detail: str, now: datetime)
 def _spent(
     record: RecoveryState, mode: Mode, policy: LadderPolicy, now: datetime
 ) -> tuple[str, ...]:
-    """When steps were taken that still count. What was only rehearsed does not, once it is real."""
-    if record.attempts and record.attempts[-1].mode != mode:
-        return ()
+    """When steps were taken that still count, oldest first. A rehearsal counts for rehearsals."""
     since = now - timedelta(seconds=policy.window_s)
+    times = [*record.spent]
+    if mode == "dry-run":
+        times += [
+            each.at for each in record.attempts if each.mode == "dry-run" and each.step != "call"
+        ]
     return tuple(
-        each for each in record.spent if (at := instants.parse(each)) is not None and at > since
+        sorted(each for each in times if (at := instants.parse(each)) is not None and at > since)
     )
 
 
@@ -642,7 +660,7 @@ def _joined(*parts: str) -> str:
 
 def _trouble_text(facts: Facts) -> str:
     text = f"{facts.state}, {facts.reason}"
-    return f"{text}: {facts.detail}"[:300] if facts.detail else text
+    return f"{text}: {facts.detail}"[:150] if facts.detail else text
 
 
 def _id(record: RecoveryState, attempt: Attempt, what: str) -> str:
@@ -661,7 +679,7 @@ def _started(record: RecoveryState, attempt: Attempt, failures: int | None = Non
             component=_COMPONENT.get(attempt.step, "node"),
             strategy=attempt.step,
             consecutive_failures=failures,
-            reason=record.trouble,
+            reason=attempt.detail,
         ),
         _id(record, attempt, "started"),
     )
@@ -694,8 +712,6 @@ def _attention(record: RecoveryState, attempt: Attempt) -> Tell:
         if each.episode == attempt.episode and each.step != "call"
     ]
     return Tell(
-        NodeAttentionRequested(
-            node=record.node, reason=_joined(record.reason, attempt.detail), attempts=tried
-        ),
+        NodeAttentionRequested(node=record.node, reason=attempt.detail, attempts=tried),
         _id(record, attempt, "attention"),
     )

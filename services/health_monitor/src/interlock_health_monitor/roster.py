@@ -147,6 +147,8 @@ class Node:
             self.settled = False
         facts.agent = True
         facts.beat(now_s, policy)
+        if facts.state != "healthy":
+            self.settled = False
         if now_s >= self.look_at_s:
             self.look_at_s = now_s + _LOOK_EVERY_S
             self.look(now_s)

@@ -149,7 +149,9 @@ NO_REPORT: Final = Outcome(
 )
 
 #: Causes that can only be seen behind a login.
-_AFTER_LOGIN: Final = frozenset({"command_timed_out", "session_refused", "lost_in_command"})
+_AFTER_LOGIN: Final = frozenset(
+    {"open_timed_out", "command_timed_out", "session_refused", "lost_in_command"}
+)
 
 _BUSY: Final = frozenset(
     {
@@ -251,10 +253,10 @@ def _kind(fault: Fault) -> tuple[Kind, str]:
         return by_type
     if "OSError" in types:
         return _os_error(fault)
-    if types & {"ValueError", "LookupError", "UnicodeError"}:
-        # Keys and names that the library will not take, or packets that make no sense.
-        return ("config", "unusable") if fault.stage == "resolve" else ("protocol", "malformed")
-    return "protocol", _lost(fault.stage)
+    if "Error" in types:
+        return "protocol", _lost(fault.stage)
+    # Names that cannot be resolved, or what the library stumbled over in what it was sent.
+    return ("config", "unusable") if fault.stage == "resolve" else ("protocol", "malformed")
 
 
 def _by_type(types: frozenset[str]) -> tuple[Kind, str] | None:

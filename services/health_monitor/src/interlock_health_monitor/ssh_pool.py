@@ -9,7 +9,10 @@ configuration is used.
 
 import asyncio
 import contextlib
+import heapq
 import ipaddress
+import logging
+import resource
 import socket
 from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +43,8 @@ _RESOLVING: Final = 16
 #: Nothing of ours listens there, and the answer to it is all that is wanted.
 _NOWHERE: Final = ("127.0.0.1", 1)
 _WINDOW: Final = 262_144
+#: What a command has printed may arrive so long after it has ended, seconds.
+_LINGER_S: Final = 1.0
 
 
 class PoolLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,8 +71,9 @@ class PoolLimits(msgspec.Struct, frozen=True, kw_only=True):
     """A connection that nobody used for so long is closed, seconds."""
     connections: int = 4_000
     """Connections that are kept; past it, the idlest makes room."""
-    connections_behind_jump: int = 400
-    """As above, through one jump host, whose server needs a descriptor for each."""
+    connections_behind_jump: int = 800
+    """As above, through one jump host: its server needs a descriptor for each, and by default has
+    no more than 1,024."""
     keepalive_s: float = 20.0
     """A connection on which nothing came for so long is asked for a sign of life, seconds."""
     keepalive_misses: int = 3
@@ -151,6 +157,8 @@ class _Through:
         self._jump = jump
         self._timeout = timeout
         self.stage: Stage = "through"
+        self.began = pool.now()
+        """When the stage began."""
 
     async def create_connection(self, session_factory: Any, host: str, port: int) -> Any:
         """As asyncssh asks for it."""
@@ -163,9 +171,9 @@ class _Through:
             # An open that is given up would stay open on the jump host once it answers.
             opening.add_done_callback(_close_opened)
             raise
-        self._jump.heard_at = self._pool.now()
+        self._jump.heard_at = self.began = self._pool.now()
         self.stage = "login"
-        self._timeout.reschedule(self._pool.now() + self._pool.limits.login_s)
+        self._timeout.reschedule(self.began + self._pool.limits.login_s)
         return opened
 
     def close(self) -> None:
@@ -189,6 +197,11 @@ class SshPool:
         limits: PoolLimits | None = None,
     ) -> None:
         self.limits = limits or PoolLimits()
+        # Each needs a descriptor, and so do others in this process.
+        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if allowed == resource.RLIM_INFINITY:
+            allowed = 2 * self.limits.connections
+        self._most = max(16, min(self.limits.connections, allowed // 2))
         self._trust = Trust(known_hosts=known_hosts, identity=identity)
         self._links: dict[Way, _Link] = {}
         #: Those that are not for new commands, until their last command ends.
@@ -206,6 +219,8 @@ class SshPool:
     async def __aenter__(self) -> Self:
         """Begin to look after idle connections."""
         self._loop = asyncio.get_running_loop()
+        # Of each connection it tells a story, which is told by outcomes here.
+        asyncssh.set_log_level(logging.WARNING)
         self._schedule_sweep()
         return self
 
@@ -260,7 +275,8 @@ class SshPool:
         once more on a new one. With `fresh` it is started on a new one in the first place, and
         never twice: for what must not be done twice.
 
-        A command that runs out of time is ended, and `Ran.timed_out` says so.
+        A command that runs out of time is given up, and `Ran.timed_out` says so. The server is told
+        to end it; OpenSSH does so for every user but root.
 
         Raises SshFailed when the command could not be run or its connection broke.
         """
@@ -330,14 +346,21 @@ class SshPool:
             deadline = self.now() + timeout_s
             try:
                 async with asyncio.timeout_at(deadline):
-                    await session.ended.wait()
+                    await session.exited.wait()
             except TimeoutError:
                 timed_out = True
                 self._blame_ourselves(deadline)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    # What it left running may hold its output open for ever.
+                    async with asyncio.timeout(_LINGER_S):
+                        await session.ended.wait()
         finally:
             if not channel.is_closing():
-                with contextlib.suppress(OSError):
-                    channel.kill()
+                if not session.told:
+                    # Servers heed this for some users and not for others.
+                    with contextlib.suppress(OSError):
+                        channel.kill()
                 channel.abort()
         link.heard_at = self.now()
         if session.told or timed_out or session.flooded:
@@ -365,7 +388,7 @@ class SshPool:
         except asyncio.CancelledError:
             opening.add_done_callback(_close_opened)
             raise
-        except (asyncssh.Error, OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - the library may stumble over what it is sent
             opening.add_done_callback(_close_opened)
             if timeout.expired():
                 self._blame_ourselves(deadline)
@@ -534,7 +557,10 @@ class SshPool:
             async with asyncio.timeout_at(deadline) as timeout:
                 options = await self._trust.options(access, address)
                 return await self._connect(access, owner, options, sock=connected)
-        except (asyncssh.Error, OSError, ValueError) as error:
+        except SshFailed:
+            connected.close()
+            raise
+        except Exception as error:  # noqa: BLE001 - the library may stumble over what it is sent
             connected.close()
             if timeout.expired():
                 self._blame_ourselves(deadline)
@@ -552,18 +578,17 @@ class SshPool:
         self, access: SshAccess, owner: _Owner, jump: _Link
     ) -> asyncssh.SSHClientConnection:
         options = await self._trust.options(access, "")
-        began = self.now()
-        through: _Through | None = None
+        timeout = asyncio.timeout(self.limits.connect_s)
+        through = _Through(self, jump, timeout)
         try:
-            async with asyncio.timeout_at(began + self.limits.connect_s) as timeout:
-                through = _Through(self, jump, timeout)
+            async with timeout:
                 return await self._connect(access, owner, options, tunnel=through)
-        except (asyncssh.Error, OSError, ValueError) as error:
-            stage: Stage = "through" if through is None else through.stage
+        except Exception as error:  # noqa: BLE001 - the library may stumble over what it is sent
+            stage = through.stage
             if not timeout.expired():
                 raise self._behind_failed(error, stage, jump) from None
-            self._blame_ourselves(timeout.when() or began)
-            if jump.heard_at <= began and not await self._alive(jump):
+            self._blame_ourselves(timeout.when() or through.began)
+            if jump.heard_at <= through.began and not await self._alive(jump):
                 raise _at(
                     ssh_outcome.hanging("open", "it does not answer any more"), jump.hosts[-1]
                 ) from None
@@ -690,18 +715,22 @@ class SshPool:
         return found[:3]
 
     def _make_room(self, hosts: Way) -> None:
-        """Close what is idle for longest where there are too many."""
-        if len(self._links) >= self.limits.connections:
-            self._close_idlest(list(self._links.values()))
-        if len(hosts) > 1:
-            beside = [each for each in self._links.values() if each.hosts[:-1] == hosts[:-1]]
-            if len(beside) >= self.limits.connections_behind_jump:
-                self._close_idlest(beside)
+        """Close what is idle for longest where one more would be too many."""
+        total = len(self._links) + len(self._opening)
+        if total > self._most:
+            self._close_idlest(list(self._links.values()), total - self._most)
+        most = self.limits.connections_behind_jump
+        if len(hosts) > 1 and total > most:
+            above = hosts[:-1]
+            beside = [link for link in self._links.values() if link.hosts[:-1] == above]
+            opening = sum(each[:-1] == above for each in self._opening)
+            self._close_idlest(beside, len(beside) + opening - most)
 
-    def _close_idlest(self, links: list[_Link]) -> None:
-        idle = [link for link in links if not link.users]
-        if idle:
-            self._condemn(min(idle, key=lambda link: link.used_at))
+    def _close_idlest(self, links: list[_Link], count: int) -> None:
+        if count > 0:
+            idle = [link for link in links if not link.users]
+            for link in heapq.nsmallest(count, idle, key=lambda link: link.used_at):
+                self._condemn(link)
 
     def _schedule_sweep(self) -> None:
         self._sweep = self._loop.call_later(min(5.0, self.limits.idle_s / 2), self._close_idle)

@@ -5,7 +5,9 @@ of it. It never raises for what befalls a host, and concludes nothing about a no
 """
 
 import asyncio
+import math
 import secrets
+import shlex
 import time
 from collections.abc import Callable
 from typing import Final
@@ -29,6 +31,9 @@ SSH: Final = "ssh"
 #: Seconds that the script may take on the host: two steps one after the other, and some more.
 _LOOK_S: Final = 15.0
 _COMMAND_BYTES: Final = 65_536
+#: A command is ended on the host itself; so long after, seconds, we wait no more.
+_GRACE_S: Final = 5.0
+_ENDED_BY_TIMEOUT: Final = (124, 137)
 
 
 class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,8 +96,10 @@ class Prober:
     async def run_command(
         self, record: NodeRecord, command: str, timeout_s: float
     ) -> CommandResult:
-        """Run a command on a node, once, on a connection of its own, for ``timeout_s`` at most.
+        """Run a shell command on a node, once, on a new connection, ``timeout_s`` seconds at most.
 
+        Where the host has `timeout`, the command and what it started are ended there, even if the
+        connection breaks meanwhile. What it leaves in the background goes on when it ends in time.
         It goes past an open breaker: whoever mends a node has decided that already. What comes of
         it is recorded nowhere but in the answer.
         """
@@ -105,11 +112,14 @@ class Prober:
             try:
                 ran = await self._pool.run(
                     record.ssh,
-                    command,
-                    timeout_s=timeout_s,
+                    ssh_report.COMMAND,
+                    stdin=_bounded(command, timeout_s),
+                    timeout_s=timeout_s + _GRACE_S,
                     max_output_bytes=_COMMAND_BYTES,
                     fresh=True,
                 )
+                if ran.took_s >= timeout_s and ran.exit_status in _ENDED_BY_TIMEOUT:
+                    ran = msgspec.structs.replace(ran, timed_out=True)
                 outcome = _of_command(ran, timeout_s)
             except SshFailed as failed:
                 outcome = failed.outcome
@@ -156,6 +166,16 @@ def _no_access(record: NodeRecord) -> Outcome:
     return ssh_outcome.misconfigured(
         "no_access", f"{record.name} has no SSH access: describe it in fleet.toml"
     )
+
+
+def _bounded(command: str, timeout_s: float) -> bytes:
+    """The command for a shell's standard input, ended by the host itself when its time is over."""
+    quoted = shlex.quote(command)
+    return (
+        "if command -v timeout >/dev/null 2>&1; then\n"
+        f"exec timeout -k 2 {math.ceil(timeout_s)} sh -c {quoted} </dev/null\n"
+        f"else exec sh -c {quoted} </dev/null\nfi\n"
+    ).encode(errors="surrogateescape")
 
 
 def _of_command(ran: Ran, timeout_s: float) -> Outcome:

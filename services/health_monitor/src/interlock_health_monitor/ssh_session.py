@@ -42,7 +42,10 @@ class Session(asyncssh.SSHClientSession[bytes]):
         self.signal: str | None = None
         self.flooded = False
         self.error: Exception | None = None
+        self.exited = asyncio.Event()
+        """It said how it ended, or never will."""
         self.ended = asyncio.Event()
+        """There is no more to come."""
 
     @property
     def told(self) -> bool:
@@ -72,18 +75,24 @@ class Session(asyncssh.SSHClientSession[bytes]):
             into += kept
         if self._came > self._most * _FLOOD and not self.flooded:
             self.flooded = True
-            self.ended.set()
+            self._end()
 
     def exit_status_received(self, status: int) -> None:
         """It ended by itself."""
         self.exit_status = status
+        self.exited.set()
 
     def exit_signal_received(self, signal: str, core_dumped: bool, msg: str, lang: str) -> None:
         """It was ended by a signal."""
         del core_dumped, msg, lang
         self.signal = signal
+        self.exited.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Its channel is closed, in good order or not."""
         self.error = exc
+        self._end()
+
+    def _end(self) -> None:
+        self.exited.set()
         self.ended.set()

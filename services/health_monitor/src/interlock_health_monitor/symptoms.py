@@ -27,6 +27,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     loop_lag_s: float = 2.0
 
 
+#: So many symptoms are told of.
+_MOST: Final = 32
+
 DEFAULT_LIMITS: Final = Limits()
 
 
@@ -46,11 +49,13 @@ def symptoms_of(
     skew_s: float | None = None,
     expected_gpus: int | None = None,
     beats_lost: float | None = None,
+    beat_every_s: float | None = None,
 ) -> tuple[Symptom, ...]:
-    """Everything that is wrong, the worst first.
+    """What is wrong, the worst first; of very much, the beginning.
 
     `skew_s`: the node's clock minus ours, positive where it is ahead. `beats_lost`: the share of
-    its heartbeats that did not arrive lately.
+    its heartbeats that did not arrive lately. `beat_every_s`: how long between two of them, lately
+    and on average.
     """
     found: list[Symptom] = []
     found += _gpus(beat, limits, expected_gpus)
@@ -102,6 +107,18 @@ def symptoms_of(
         )
     if beats_lost is not None and beats_lost >= 0.25:
         found.append(_symptom("beats_lost", f"{beats_lost:.0%} of its heartbeats do not arrive"))
+    # Beats that get lost make the rest look slow, up to a point.
+    if beat_every_s is not None and beat_every_s >= 2 * beat.interval_s:
+        found.append(
+            _symptom(
+                "beats_slow",
+                f"it beats each {beat_every_s:.1f} s, and says that it does each "
+                f"{beat.interval_s:g} s",
+            )
+        )
+    if len(found) > _MOST:
+        more = f"{len(found) - _MOST} more"
+        found[_MOST:] = [_symptom("more", more)]
     return tuple(found)
 
 

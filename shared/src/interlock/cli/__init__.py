@@ -7,7 +7,20 @@ import io
 import os
 import sys
 
-from interlock.cli import base, bench, chaos, dlq, doctor, events, legacy, lock, machine, outbox
+from interlock.cli import (
+    base,
+    bench,
+    chaos,
+    dlq,
+    doctor,
+    events,
+    legacy,
+    lock,
+    machine,
+    nodes,
+    outbox,
+    plugins,
+)
 from interlock.errors import InterlockError
 
 __all__ = ["main"]
@@ -21,7 +34,9 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(legacy.app, name="legacy")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(lock.app, name="lock")
+app.add_typer(nodes.app, name="nodes")
 app.add_typer(outbox.app, name="outbox")
+plugins.add(app)
 
 
 def main() -> None:

@@ -16,8 +16,10 @@ from interlock.discovery import contracts
 from interlock.endpoint import resolve
 from interlock.errors import BusUnavailable, CommandFailed
 from interlock.fleet import Fleet
+from interlock.health_sdk import cluster_health
 from interlock.settings import ConnectionSettings
 from interlock_schemas import letters
+from interlock_schemas.health import ClusterHealth
 from interlock_schemas.topology import BUCKETS, STREAMS
 
 __all__ = ["services", "status"]
@@ -107,6 +109,26 @@ async def _consumers(bus: Bus) -> list[dict[str, Any]]:
     return found
 
 
+def _health_lines(found: ClusterHealth) -> list[str]:
+    """How the fleet is, in a few lines."""
+    figure = "" if found.score is None else f" {found.score:.0f} of 100"
+    lines = [f"health {found.level}{figure}{_because(found.reason)}"]
+    if found.nodes:
+        lines.append("nodes  " + ", ".join(f"{n} {state}" for state, n in found.nodes.items()))
+    if found.paused:
+        since = f" since {found.paused_since}" if found.paused_since else ""
+        lines.append(f"paused{since}: new work should wait")
+    if found.disruption is not None:
+        lines.append(f"disruption: nobody is evicted{_because(found.disruption)}")
+    if found.level != "unknown":
+        lines.append(f"evictions {found.evictions}, recovery {found.recovery}")
+    return [base.plain(line) for line in lines]
+
+
+def _because(reason: str) -> str:
+    return f" ({reason})" if reason else ""
+
+
 async def status(settings: ConnectionSettings, folder: Path, json: bool) -> None:
     """Print the state of the fleet's coordination."""
     running = state.read_run(folder)
@@ -120,6 +142,7 @@ async def status(settings: ConnectionSettings, folder: Path, json: bool) -> None
             counts = await Fleet(bus, source="cli").command(
                 letters.COUNT, letters.CountLetters(), timeout_s=2
             )
+        fleet_health = await cluster_health(bus)
         broker = {"url": bus.url, "origin": where.origin, "version": bus.server["version"]}
     silent = sorted({c.name for c in contracts()} - {service["name"] for service in found})
     if json:
@@ -132,6 +155,7 @@ async def status(settings: ConnectionSettings, folder: Path, json: bool) -> None
                 "streams": streams,
                 "consumers": consumers,
                 "letters": counts,
+                "health": fleet_health,
             }
         )
         return
@@ -140,6 +164,8 @@ async def status(settings: ConnectionSettings, folder: Path, json: bool) -> None
         f"broker {broker['url']}  nats-server {broker['version']}  ({broker['origin']})",
         soft_wrap=True,
     )
+    for line in _health_lines(fleet_health):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
     table = Table("service", "version", "requests", "errors", box=None, header_style="bold")
     for service in found:
         table.add_row(

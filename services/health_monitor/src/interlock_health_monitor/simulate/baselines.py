@@ -138,6 +138,7 @@ def declare(
     for name, detect in DETECTORS.items():
         outcome = found[name] = Outcome()
         seen: set[float] = set()
+        spans: list[tuple[float, float]] = []
         for place, at in detect(beats, gaps, long, until_s):
             back = beats[place + 1] if place + 1 < len(beats) else until_s
             for stop in stops:
@@ -146,12 +147,16 @@ def declare(
             if at >= back:
                 continue
             _count(host, at, outcome, seen)
+            spans.append((at, back))
             if back - at >= evict_after_s:
                 outcome.declared.append(
                     Declared(name=host.name, zone=host.zone, at_s=at, until_s=back)
                 )
         for trouble in host.troubles:
-            if trouble.deadly and trouble.start_s < until_s - 120 and trouble.start_s not in seen:
+            died = trouble.start_s
+            if not trouble.deadly or died >= until_s - 120 or died in seen:
+                continue
+            if not any(at <= died < back for at, back in spans):
                 outcome.missed += 1
     return found
 
