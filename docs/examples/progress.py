@@ -6,6 +6,7 @@ import interlock
 
 
 async def main() -> None:
+    """A worker that plays three batches, and fails once."""
     async with interlock.connect() as fleet:
         for batch in range(3):
             # Play here. Totals go out at most twice a second; nothing is stored.

@@ -1,6 +1,7 @@
 """node-agent: joins, beats, holds its lease, and leaves in good order."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -196,49 +197,64 @@ async def test_whose_lease_was_taken_ends(ground: Up, bus: Bus, node: str, tmp_p
     assert standing.instance == "another"
 
 
-async def test_the_lease_of_a_dead_agent_ends_by_itself_and_a_live_one_keeps_it(
+async def test_a_lease_ends_by_itself_where_nobody_renews_it(
     ground: Up, bus: Bus, node: str, tmp_path: Path
 ) -> None:
-    alive = f"{node}-alive"
+    short = {"agent_lease_s": "2"}
+    alive, frozen = f"{node}-alive", f"{node}-frozen"
     with (
-        agent(ground, alive, tmp_path / "alive", agent_lease_s="2"),
-        agent(ground, node, tmp_path / "log", agent_lease_s="2") as dies,
+        agent(ground, alive, tmp_path / "alive", **short),
+        agent(ground, frozen, tmp_path / "frozen", **short) as freezes,
+        agent(ground, node, tmp_path / "log", **short) as dies,
     ):
-        async with beats(bus, node) as heard, beats(bus, alive) as other:
-            await heard.next()
-            await other.next()
-        before = await Store(bus, MEMBERS).get(member_key(alive))
-        dies.signal(signal.SIGKILL)
-
-        async def expired() -> bool:
-            return await member(bus, node) is None
-
-        await eventually(expired)
-        after = await Store(bus, MEMBERS).get(member_key(alive))
-        assert after.value == before.value
-        assert after.revision > before.revision
-
-
-async def test_frozen_past_its_lease_it_takes_it_again(
-    ground: Up, bus: Bus, node: str, tmp_path: Path
-) -> None:
-    with agent(ground, node, tmp_path / "log", agent_lease_s="2") as process:
-        async with beats(bus, node) as heard:
-            await heard.next()
-            process.signal(signal.SIGSTOP)
+        async with (
+            beats(bus, node) as heard,
+            beats(bus, frozen) as of_frozen,
+            beats(bus, alive) as of_alive,
+        ):
+            for each in (heard, of_frozen, of_alive):
+                await each.next()
+            before = await Store(bus, MEMBERS).get(member_key(alive))
+            dies.signal(signal.SIGKILL)
+            freezes.signal(signal.SIGSTOP)
 
             async def expired() -> bool:
-                return await member(bus, node) is None
+                return await member(bus, node) is None and await member(bus, frozen) is None
 
             await eventually(expired)
-            process.signal(signal.SIGCONT)
+            after = await Store(bus, MEMBERS).get(member_key(alive))
+            assert after.value == before.value
+            assert after.revision > before.revision
+
+            # Whoever was only frozen is a member again, as the same.
+            freezes.signal(signal.SIGCONT)
 
             async def back() -> bool:
-                return await member(bus, node) is not None
+                return await member(bus, frozen) is not None
 
             await eventually(back)
-            await heard.next()
-        assert len({each.instance for each in heard.seen}) == 1
+            await of_frozen.next()
+        assert len({each.instance for each in of_frozen.seen}) == 1
+
+
+async def test_of_several_that_start_at_once_one_becomes_the_agent(
+    ground: Up, bus: Bus, node: str, tmp_path: Path
+) -> None:
+    async with beats(bus, node) as heard:
+        with contextlib.ExitStack() as stack:
+            started = [
+                stack.enter_context(agent(ground, node, tmp_path / f"log{number}"))
+                for number in range(3)
+            ]
+
+            async def decided() -> bool:
+                return sum(each.process.poll() is not None for each in started) == 2
+
+            await eventually(decided)
+            stands = await heard.next()
+            assert sorted(each.process.poll() or 0 for each in started) == [0, 1, 1]
+            assert (await probe(bus, node)).instance == stands.instance
+    assert {each.instance for each in heard.seen} == {stands.instance}
 
 
 async def test_a_broker_that_is_killed_costs_no_agent_its_place(

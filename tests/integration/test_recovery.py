@@ -340,9 +340,9 @@ async def test_a_monitor_that_is_stopped_leaves_its_step_on_record(
     assert not ended.exists()
 
 
-async def test_a_step_of_a_killed_monitor_is_observed_and_not_repeated(
-    up: Up, fleet: Fleet, patient: Patient
-) -> None:
+@contextlib.asynccontextmanager
+async def holding_a_step(up: Up, patient: Patient) -> AsyncIterator["subprocess.Popen[bytes]"]:
+    """Another monitor, in the middle of the first step."""
     holder = subprocess.Popen(
         [sys.executable, __file__, str(patient.file), patient.name],
         env=up.env | {"PYTHONPATH": os.pathsep.join(sys.path)},
@@ -353,18 +353,43 @@ async def test_a_step_of_a_killed_monitor_is_observed_and_not_repeated(
             return patient.taken() == ["restart_agent"]
 
         await eventually(begun)
+        yield holder
     finally:
+        holder.kill()
+        holder.wait()
+
+
+async def test_a_step_of_a_killed_monitor_is_observed_and_not_repeated(
+    up: Up, fleet: Fleet, patient: Patient
+) -> None:
+    async with holding_a_step(up, patient) as holder:
         holder.send_signal(signal.SIGKILL)
         holder.wait()
-    assert (await patient.stored(fleet)).state == "acting"
-    async with at_work(patient.actuator(fleet)):
-        record = await patient.comes_to(fleet, "exhausted")
+        assert (await patient.stored(fleet)).state == "acting"
+        async with at_work(patient.actuator(fleet)):
+            record = await patient.comes_to(fleet, "exhausted")
     assert patient.taken() == STEPS
     first = record.attempts[0]
     assert "how its command ended is not known" in first.detail
     assert first.outcome == "failed"
     assert record.attempts[1].at >= first.until
     assert [name for name, _ in await told(fleet, patient)].count("node.recovery_started") == 4
+
+
+@pytest.mark.slow
+async def test_a_monitor_that_was_frozen_in_a_step_does_nothing_more(
+    up: Up, fleet: Fleet, patient: Patient
+) -> None:
+    async with holding_a_step(up, patient) as holder:
+        holder.send_signal(signal.SIGSTOP)
+        async with at_work(patient.actuator(fleet)):
+            record = await patient.comes_to(fleet, "exhausted")
+        holder.send_signal(signal.SIGCONT)
+        # Past the time of its command, and many of its looks.
+        await asyncio.sleep(4)
+        assert holder.poll() is None
+    assert await patient.stored(fleet) == record
+    assert patient.taken() == STEPS
 
 
 async def test_a_record_of_a_later_holder_wins(fleet: Fleet, patient: Patient) -> None:

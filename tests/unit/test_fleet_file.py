@@ -305,3 +305,50 @@ def test_the_line_is_that_of_the_key() -> None:
     assert lines[("t", "v", 0, "m")] == 11
     assert lines[("t", "v", 1, "m")] == 13
     assert lines[("t", "v", 1, "w", "n")] == 15
+
+
+vocabulary = st.sampled_from(
+    ["defaults", "node", "jump", "ssh", "host", "host_key", "zone", "roles", "labels", "limits",
+     "agent", "gpus", "paths", "recovery", "price_class", "a", "b", "port", "load_per_core", "x.y"]
+)  # fmt: skip
+words = st.sampled_from(
+    [
+        "'a'",
+        "'b'",
+        "''",
+        "'/x'",
+        "1",
+        "-1",
+        "0.5",
+        "nan",
+        "true",
+        "2020-01-01",
+        "'spot'",
+        f"'{key()}'",
+    ]
+)
+said = st.recursive(
+    words,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=2).map(lambda each: "[" + ",".join(each) + "]"),
+        st.dictionaries(vocabulary, inner, max_size=4).map(
+            lambda table: "{" + ", ".join(f"{quoted(k)} = {v}" for k, v in table.items()) + "}"
+        ),
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.sampled_from(["defaults", "node", "jump", "nodes"]), said))
+def test_whatever_a_file_says_it_is_taken_or_told_what_is_wrong(tables: dict[str, str]) -> None:
+    text = "\n".join(f"{key} = {value}" for key, value in tables.items())
+    try:
+        found = parse(text)
+    except FleetFileInvalid as error:
+        assert error.problems
+        for each in error.problems:
+            assert 1 <= each.line <= max(1, len(tables))
+            assert each.message
+    else:
+        msgspec.json.decode(msgspec.json.encode(found), type=FleetFile)

@@ -280,7 +280,9 @@ class Actuator:
         # Where the lease was lost meanwhile, whoever has it now goes by what it observes.
         lease.check()
         ended = after_run(record, ran, self._policy, now())
-        await self._write(ended.record, revision=revision)
+        # The broker may be away just now: for as long as the lease stands, nobody else goes on.
+        patience_s = max(_WRITE_S, lease.remaining_s)
+        await self._write(ended.record, revision=revision, timeout_s=patience_s)
         log.info("step taken", node=record.node, step=step, came=ran.detail)
 
     async def _run(self, step: Step, facts: Facts, sight: Sight) -> Ran:
@@ -311,7 +313,14 @@ class Actuator:
                 f"Delete the key {entry.key} of the bucket {HEALTH.name}"
             ) from error
 
-    async def _write(self, record: RecoveryState, *, revision: int, last: int | None = None) -> int:
+    async def _write(
+        self,
+        record: RecoveryState,
+        *,
+        revision: int,
+        last: int | None = None,
+        timeout_s: float = _WRITE_S,
+    ) -> int:
         """Store a record in the place of `revision`; with `last`, only if no node's recovery was
         written since. Returns its revision. Raises WrongRevision, BusUnavailable."""
         body = msgspec.json.encode(record)
@@ -320,7 +329,7 @@ class Actuator:
         )
         write = Write(_subject(record.node), body, {**ALONE, **condition})
         try:
-            ack = await self._fleet.bus.commit([write], timeout_s=_WRITE_S)
+            ack = await self._fleet.bus.commit([write], timeout_s=timeout_s)
         except WrongRevision as error:
             if not error.unsure:
                 raise

@@ -56,6 +56,8 @@ __all__ = [
 Mode = Literal["dry-run", "act", "off"]
 Outcome = Literal["running", "succeeded", "failed", "refused", "abandoned"]
 
+#: A step whose time is up counts as under way for so long, unless it is closed, seconds.
+_LEFT_OPEN_S: Final = 60.0
 #: Attempts that a record keeps.
 _KEPT: Final = 50
 _IN_BETWEEN: Final[frozenset[State]] = frozenset(("unknown", "suspect", "recovering"))
@@ -204,14 +206,15 @@ def fleet_use(
 ) -> FleetUse:
     """What the records of nodes amount to."""
     acting = spent = 0
+    long_over = now - timedelta(seconds=_LEFT_OPEN_S)
     for record in records:
         attempt = running(record)
-        # One whose time is up does not count: nobody may be left to close it.
+        # One whose time was up long ago does not count: nobody may be left to close it.
         acting += (
             attempt is not None
             and attempt.mode == mode
             and attempt.step != "call"
-            and not _past(attempt.until, now)
+            and not _past(attempt.until, long_over)
         )
         spent += len(_spent(record, mode, policy, now))
     return FleetUse(nodes=nodes, acting=acting, spent=spent)

@@ -33,6 +33,7 @@ from interlock.kv import Entry
 from interlock.locks.lease import Lease
 from interlock.reader import Reader, Record
 from interlock.service import Service
+from interlock_health_monitor.actuator import Actuator, Sight
 from interlock_health_monitor.admitting import Gate
 from interlock_health_monitor.attention import Attention, Climate
 from interlock_health_monitor.beats import Beats
@@ -41,6 +42,7 @@ from interlock_health_monitor.disruption import EVERYWHERE, Disruption, Disrupti
 from interlock_health_monitor.eviction import Evicted, Lost, rule
 from interlock_health_monitor.looking import Looker
 from interlock_health_monitor.overview import Overview
+from interlock_health_monitor.recovering import OverSsh, policy_of
 from interlock_health_monitor.roster import Node, Roster
 from interlock_health_monitor.settings import Settings
 from interlock_health_monitor.suspicion import Transition, asks, judge
@@ -121,6 +123,15 @@ class Monitor:
         self.overview = Overview(self.roster, self.attention, self.teller, settings, self.name)
         self.gate = Gate(self.bus, self.roster, lambda: self.overview.cluster)
         self.looker = Looker(settings, self.attention, self._tell_of_breaker)
+        self.actuator = Actuator(
+            service.fleet,
+            OverSsh(self.looker.prober),
+            observe=self._sight,
+            sick=self._sick,
+            size=lambda: sum(self.members.values()),
+            policy=policy_of(settings),
+            mode=settings.health_recovery,
+        )
 
     @property
     def leads(self) -> bool:
@@ -306,6 +317,7 @@ class Monitor:
             raise CommandFailed(
                 f"no node is called {asked.node}: `interlock nodes` lists them", code="404"
             )
+        node.recovery = self.actuator.records.get(asked.node)
         return view_of(node, self.attention.now_s, whole=True)
 
     async def on_work(self, delivery: Delivery) -> None:
@@ -680,6 +692,35 @@ class Monitor:
         if self.leads:
             self.teller.emit(event, f"breaker-{self.name}-{random.getrandbits(64):x}")
 
+    # What is done about it
+
+    def _sight(self, name: str) -> Sight | None:
+        """What the actuator may rest on; None where this monitor does not decide, or hears too
+        little to judge anybody."""
+        node = self.roster.get(name)
+        deaf = self.attention.deaf_s(self.loop.time()) > _DEAF_S or self.attention.settling
+        if node is None or node.health is None or deaf or not self.leads:
+            return None
+        zone = node.facts.zone
+        standing = self.disruptions.standing
+        return Sight(
+            health=node.health,
+            record=node.record,
+            recovery=self.roster.fleet.recovery,
+            disruption="too many nodes went quiet at once"
+            if zone in standing or EVERYWHERE in standing
+            else "",
+        )
+
+    def _sick(self) -> list[str]:
+        if not self.leads:
+            return []
+        return [
+            node.facts.name
+            for node in self.roster
+            if node.facts.state in ("degraded", "lost") and node.health is not None
+        ]
+
     # Tasks
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -707,6 +748,8 @@ class Monitor:
                 group.create_task(self.teller.run())
                 group.create_task(self.lead())
                 group.create_task(self.tick())
+                if self.settings.health_recovery != "off":
+                    group.create_task(self.actuator.run())
                 self.ready.set()
                 await self._failed
         finally:

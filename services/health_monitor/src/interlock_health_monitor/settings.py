@@ -9,12 +9,14 @@ from pydantic import Field
 from interlock.settings import ServiceSettings
 from interlock_health_monitor.disruption import DisruptionPolicy
 from interlock_health_monitor.eviction import EvictionPolicy
+from interlock_health_monitor.ladder import LadderPolicy
 from interlock_health_monitor.suspicion import PRESETS, Policy
 
 __all__ = ["Settings"]
 
 _DISRUPTION = DisruptionPolicy()
 _EVICTION = EvictionPolicy()
+_LADDER = LadderPolicy()
 
 
 class Settings(ServiceSettings):
@@ -76,6 +78,67 @@ class Settings(ServiceSettings):
         default="dry-run",
         description="What is done about sick nodes. dry-run: it is only said what would be. act: "
         "the steps of fleet.toml are taken. off: nothing.",
+    )
+    health_recovery_grace_s: float = Field(
+        default=_LADDER.grace_s,
+        ge=0,
+        le=86_400,
+        description="Seconds that a trouble has lasted before the first step of recovery.",
+    )
+    health_recovery_steady_s: float = Field(
+        default=_LADDER.steady_s,
+        ge=0,
+        le=86_400,
+        description="Seconds that a node has to be well before a step counts as a success.",
+    )
+    health_recovery_restart_agent_s: float = Field(
+        default=_LADDER.restart_agent.window_s,
+        gt=0,
+        le=86_400,
+        description="Seconds in which restarting the agent is to have helped, before the next "
+        "step.",
+    )
+    health_recovery_restart_services_s: float = Field(
+        default=_LADDER.restart_services.window_s,
+        gt=0,
+        le=86_400,
+        description="The same for restarting the services.",
+    )
+    health_recovery_reboot_s: float = Field(
+        default=_LADDER.reboot.window_s,
+        gt=0,
+        le=86_400,
+        description="The same for a reboot.",
+    )
+    health_recovery_reprovision_s: float = Field(
+        default=_LADDER.reprovision.window_s,
+        gt=0,
+        le=86_400,
+        description="The same for provisioning it anew.",
+    )
+    health_recovery_reprovision_after_s: float = Field(
+        default=_LADDER.reprovision_after_s,
+        ge=0,
+        le=86_400,
+        description="No node is provisioned anew before its trouble has lasted so many seconds.",
+    )
+    health_recovery_node_actions: int = Field(
+        default=_LADDER.node_actions,
+        ge=1,
+        le=50,
+        description="Steps of recovery on one node within an hour.",
+    )
+    health_recovery_fleet_actions: int = Field(
+        default=_LADDER.fleet_actions,
+        ge=1,
+        le=10_000,
+        description="Steps of recovery on all nodes together within an hour.",
+    )
+    health_recovery_fleet_share: float = Field(
+        default=_LADDER.fleet_share,
+        ge=0,
+        le=1,
+        description="Share of all nodes that may be acted upon at the same time; one at least.",
     )
     health_ssh_known_hosts: Path | None = Field(
         default=None,

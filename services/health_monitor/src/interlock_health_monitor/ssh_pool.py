@@ -284,21 +284,30 @@ class SshPool:
         async with self._turn(hosts):
             link, reused = await self._lease(hosts, fresh=fresh)
             try:
-                return await self._command(link, command, stdin, timeout_s, max_output_bytes)
+                return await self._on(link, command, stdin, timeout_s, max_output_bytes)
             except SshFailed as failed:
-                self._condemn(link)
                 if not reused or failed.outcome.kind not in ("protocol", "hanging"):
                     raise
-            finally:
-                self._release(link)
             link, _ = await self._lease(hosts, fresh=True)
-            try:
-                return await self._command(link, command, stdin, timeout_s, max_output_bytes)
-            except SshFailed:
+            return await self._on(link, command, stdin, timeout_s, max_output_bytes)
+
+    async def _on(
+        self, link: _Link, command: str, stdin: bytes, timeout_s: float, most_bytes: int
+    ) -> Ran:
+        """Run a command on a connection that was leased, and give that back.
+
+        A server may keep a channel, and a place for a session, as long as the command lives that it
+        was opened for. So a connection on which one was given up is not used any more.
+        """
+        ended = False
+        try:
+            ran = await self._command(link, command, stdin, timeout_s, most_bytes)
+            ended = ran.exit_status is not None or ran.signal is not None
+            return ran
+        finally:
+            if not ended:
                 self._condemn(link)
-                raise
-            finally:
-                self._release(link)
+            self._release(link)
 
     @contextlib.asynccontextmanager
     async def _turn(self, hosts: Way) -> AsyncIterator[None]:

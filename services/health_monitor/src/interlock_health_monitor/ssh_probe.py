@@ -36,6 +36,10 @@ _GRACE_S: Final = 5.0
 _ENDED_BY_TIMEOUT: Final = (124, 137)
 
 
+#: What came of it, what the host told, and for how long it was asked, seconds.
+_Look = tuple[Outcome, HostReport | None, float]
+
+
 class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a look at a node."""
 
@@ -47,6 +51,8 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds, waiting for a turn included."""
     at: float = 0.0
     """When it ended, by the monitor's clock, seconds since the epoch."""
+    asked_at: float = 0.0
+    """When the host was asked, as above: it read its own clock between then and the end."""
 
 
 class CommandResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,13 +90,15 @@ class Prober:
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
-        outcome, report = await self._look(record)
+        outcome, report, ran_s = await self._look(record)
+        at = self._wall()
         return ProbeResult(
             node=record.name,
             outcome=outcome,
             report=report,
             took_s=loop.time() - began,
-            at=self._wall(),
+            at=at,
+            asked_at=at - ran_s,
         )
 
     async def run_command(
@@ -125,25 +133,23 @@ class Prober:
                 outcome = failed.outcome
         return CommandResult(node=record.name, outcome=outcome, ran=ran, took_s=loop.time() - began)
 
-    async def _look(self, record: NodeRecord) -> tuple[Outcome, HostReport | None]:
+    async def _look(self, record: NodeRecord) -> _Look:
         access = record.ssh
         if access is None:
-            return _no_access(record), None
+            return _no_access(record), None, 0.0
         try:
             async with self._breakers.guard(record.name, SSH) as call:
-                outcome, report = await self._ask(access, record.paths)
+                look = outcome, _, _ = await self._ask(access, record.paths)
                 counts_as = outcome.counts_as
                 if counts_as == "failure":
                     call.failed()
                 elif counts_as == "neutral":
                     call.neutral()
-                return outcome, report
+                return look
         except BreakerOpen as held:
-            return ssh_outcome.held_back(held.retry_after_s, str(held)), None
+            return ssh_outcome.held_back(held.retry_after_s, str(held)), None, 0.0
 
-    async def _ask(
-        self, access: SshAccess, paths: tuple[str, ...]
-    ) -> tuple[Outcome, HostReport | None]:
+    async def _ask(self, access: SshAccess, paths: tuple[str, ...]) -> _Look:
         mark = f"interlock{secrets.token_hex(8)}"
         try:
             ran = await self._pool.run(
@@ -154,12 +160,12 @@ class Prober:
                 max_output_bytes=ssh_report.LARGEST_REPORT_BYTES,
             )
         except SshFailed as failed:
-            return failed.outcome, None
+            return failed.outcome, None, 0.0
         report = ssh_report.parse(ran.stdout, mark=mark, paths=paths)
         if report.empty:
             outcome = _of_command(ran, self._look_s)
-            return (ssh_outcome.NO_REPORT if outcome.ok else outcome), None
-        return ssh_outcome.OK, report
+            return (ssh_outcome.NO_REPORT if outcome.ok else outcome), None, ran.took_s
+        return ssh_outcome.OK, report, ran.took_s
 
 
 def _no_access(record: NodeRecord) -> Outcome:

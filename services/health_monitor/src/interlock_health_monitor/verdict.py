@@ -18,7 +18,15 @@ import msgspec
 from interlock_health_monitor import instants
 from interlock_schemas.cluster import ClusterHealthChanged, WorkPaused, WorkResumed
 from interlock_schemas.event import Event
-from interlock_schemas.health import STATES, ClusterHealth, Level, Part, PressureLevel, State
+from interlock_schemas.health import (
+    PRESSURE_LEVELS,
+    STATES,
+    ClusterHealth,
+    Level,
+    Part,
+    PressureLevel,
+    State,
+)
 
 __all__ = ["Assessment", "FleetFacts", "NodeFact", "Verdict", "VerdictPolicy"]
 
@@ -125,6 +133,8 @@ _EASE: Final[Mapping[PressureLevel, float]] = {
     "high": 40.0,
     "critical": 0.0,
 }
+#: Points.
+_WORTH_TELLING: Final = 5
 _GRAVITY: Final[Mapping[Level, int]] = {"healthy": 0, "degraded": 1, "critical": 2}
 
 
@@ -309,9 +319,10 @@ def _resources(counted: Sequence[NodeFact]) -> Scored:
     levels = [node.pressure for node in counted if node.pressure is not None]
     if not levels:
         return None, "nothing was measured"
-    high = sum(1 for level in levels if level in ("high", "critical"))
+    counts = Counter(levels)
+    told = ", ".join(f"{counts[level]} {level}" for level in PRESSURE_LEVELS if counts[level])
     score = sum(_EASE[level] for level in levels) / len(levels)
-    return score, f"{high} of {len(levels)} nodes are under high pressure"
+    return score, f"pressure on nodes: {told}"
 
 
 def _monitor(facts: FleetFacts) -> Scored:
@@ -384,10 +395,10 @@ def _trigger(counted: Sequence[NodeFact], score: float | None, policy: VerdictPo
 
 
 def _reason(parts: Sequence[Part]) -> str:
-    """What takes most from the figure."""
+    """What takes most from the figure, where it takes some points."""
     costs = [(part.weight * (100 - part.score), part) for part in parts if part.score is not None]
     cost, worst = max(costs, key=lambda each: each[0])
-    return f"{worst.name}: {worst.detail}" if cost >= 1 else ""
+    return f"{worst.name}: {worst.detail}" if cost >= _WORTH_TELLING else ""
 
 
 def _sentence(part: Part) -> str:

@@ -385,6 +385,9 @@ class _Shortened(_Monitor):
             wake = min(wake, self.clock.when(facts.last_asked_s + 30.0, step + 1))
         elif facts.state != "retired":
             return False
+        for leaves_s in node.host.leaves or ():
+            if step_of(leaves_s) >= step:
+                wake = min(wake, step_of(leaves_s) + 1)
         if wake < self.clock.steps:
             heapq.heappush(self._wakes, (wake, node.number))
         return True
