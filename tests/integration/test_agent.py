@@ -283,9 +283,14 @@ async def test_sigterm_is_a_planned_leave(ground: Up, bus: Bus, node: str, tmp_p
             await heard.next()
             process.signal(signal.SIGTERM)
             assert await process.ended() == 0
+
+            async def told_so() -> bool:
+                return heard.seen[-1].leaving is not None
+
+            await eventually(told_so)
+    assert await member(bus, node) is None
     assert heard.seen[-1].leaving is not None
     assert heard.seen[-1].leaving.reason == "sigterm"
-    assert await member(bus, node) is None
     assert await told(bus, node) == ["node.leave_announced", "node.left"]
     with pytest.raises(BusUnavailable):
         await probe(bus, node)
@@ -399,9 +404,11 @@ async def test_having_left_it_stays_quiet_until_it_is_stopped(
                 return await member(bus, node) is None
 
             await eventually(gone)
-            count = len(heard.seen)
             with pytest.raises(BusUnavailable):
                 await probe(bus, node)
+            count = len(heard.seen)
+            # Three heartbeats later there was none.
+            await asyncio.sleep(0.3)
             assert process.process.poll() is None
             assert len(heard.seen) == count
         process.signal(signal.SIGTERM)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from interlock.bus import Bus
 from interlock_node_agent.gpus import HANGS, Gpus, View
-from tests.conftest import eventually, running
+from tests.conftest import Up, eventually, running
+from tests.integration.agents import agent, beats
 
 STUB = Path(__file__).parent.parent / "data" / "nvml_stub.c"
 
@@ -160,3 +162,19 @@ async def test_a_host_without_a_library_and_a_gpu_has_none(
         await until(lambda: gpus.pid is None)
         await asyncio.sleep(0)
         assert gpus.view == View((), None)
+
+
+async def test_while_the_library_hangs_the_heart_beats_on(
+    up: Up, bus: Bus, library: Library, tmp_path: Path
+) -> None:
+    library(gpus=8, hangs=3)
+    settings = {"agent_gpus": "true", "agent_gpu_deadline_s": "1"}
+    with agent(up, "gpu-hangs", tmp_path / "log", **settings):
+        async with beats(bus, "gpu-hangs") as heard:
+            while (beat := await heard.next()).gpu_fault is None:
+                pass
+    assert beat.gpus is None
+    assert beat.gpu_fault == f"{HANGS}, at GPU 3"
+    # It beat before, while nothing was known yet.
+    assert beat.seq > 3
+    assert [each.seq for each in heard.seen] == list(range(1, len(heard.seen) + 1))

@@ -5,6 +5,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -350,3 +352,52 @@ async def test_fifty_kills_and_fifty_freezes(tmp_path: Path) -> None:
         up.stop()
     times.sort()
     print(json.dumps({"p50": times[24], "p99": times[49], "kills": len(times)}))
+
+
+async def test_a_second_monitor_stands_by_and_goes_on(tmp_path: Path) -> None:
+    up = HealthUp(tmp_path / "state")
+    up.start()
+    second = subprocess.Popen(
+        [sys.executable, "-m", "interlock_health_monitor"],
+        env=up.env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        async with watching(up) as (bus, fleet, told):
+            agents = {name: await MadeUp(bus, name).start() for name in ("t1", "t2", "t3")}
+            for name in agents:
+                await in_state(fleet, name, "healthy")
+            first = up.pids()["health-monitor"]
+
+            async def by() -> str:
+                verdict = await fleet.command(health.VERDICT, health.ShowVerdict())
+                return verdict.by
+
+            leader = await by()
+            await agents["t1"].kill()
+            await told.until("node.lost", "t1")
+            # Frozen, it loses its place; woken, it takes nothing back and repeats nothing.
+            os.kill(first, signal.SIGSTOP)
+            try:
+
+                async def another() -> bool:
+                    record = await Store(bus, HEALTH).get(health.CLUSTER_KEY)
+                    told_by = msgspec.json.decode(record.value or b"{}").get("by")
+                    return told_by not in (None, leader)
+
+                await eventually(another)
+                await agents["t2"].kill()
+                await told.until("node.lost", "t2")
+            finally:
+                os.kill(first, signal.SIGCONT)
+            await asyncio.sleep(3)
+            for name in ("t1", "t2"):
+                assert told.of(name).count("node.lost") == 1
+                assert told.of(name).count("node.suspected") == 1
+            assert told.of("t3") == ["node.joined"]
+            await agents["t3"].leave()
+    finally:
+        second.kill()
+        second.wait()
+        up.stop()

@@ -404,7 +404,7 @@ async def test_a_record_of_a_later_holder_wins(fleet: Fleet, patient: Patient) -
     subject = HEALTH.key_subject(health.recovery_key(patient.name))
     await fleet.bus.publish(subject, msgspec.json.encode(later), ALONE)
     async with at_work(patient.actuator(fleet)):
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.2)
     assert await patient.stored(fleet) == later
     assert patient.taken() == STEPS
 

@@ -536,6 +536,30 @@ async def test_a_jump_host_that_dies_under_a_command(sshd: Sshd, own_sshd: Sshd)
     assert failed.value.outcome.speaks_for_down == "none"
 
 
+async def test_many_behind_a_jump_host_that_hangs_wait_for_one_attempt(sshd: Sshd) -> None:
+    came = 0
+
+    async def count(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        nonlocal came
+        came += 1
+        await reader.read(-1)
+
+    limits = msgspec.structs.replace(PATIENT, login_s=0.4, behind_jump=10, jump_retry_s=30.0)
+    breakers = Breakers()
+    async with server(count) as port, SshPool(limits=limits) as pool:
+        jump = changed(sshd.access(), port=port)
+        prober = Prober(pool, breakers)
+        looks = await asyncio.gather(
+            *(
+                prober.probe(NodeRecord(name=f"n{n}", ssh=sshd.access(host=f"h{n}", jump=(jump,))))
+                for n in range(60)
+            )
+        )
+    assert came == 1
+    assert {(look.outcome.kind, look.outcome.against) for look in looks} == {("hanging", "jump")}
+    assert breakers.open_nodes("ssh") == ()
+
+
 async def test_a_slow_jump_host_holds_up_its_own_alone(sshd: Sshd) -> None:
     limits = msgspec.structs.replace(PATIENT, at_once=4, behind_jump=2)
     async with server(silent) as port, SshPool(limits=limits) as pool:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from interlock.errors import InterlockError
 from interlock.nodes import fleet_file
-from interlock.nodes.fleet_file import FleetFile, FleetFileInvalid, parse, read
+from interlock.nodes.fleet_file import FleetFile, FleetFileInvalid, Problem, parse, read
 from interlock.nodes.toml_lines import lines_of
 from interlock_schemas.nodes import FleetRecord, NodeLimits, NodeRecord, Recovery, SshAccess
 
@@ -343,12 +343,15 @@ said = st.recursive(
 @given(st.dictionaries(st.sampled_from(["defaults", "node", "jump", "nodes"]), said))
 def test_whatever_a_file_says_it_is_taken_or_told_what_is_wrong(tables: dict[str, str]) -> None:
     text = "\n".join(f"{key} = {value}" for key, value in tables.items())
+    told: tuple[Problem, ...] = ()
     try:
         found = parse(text)
     except FleetFileInvalid as error:
-        assert error.problems
-        for each in error.problems:
-            assert 1 <= each.line <= max(1, len(tables))
-            assert each.message
+        told = error.problems
     else:
         msgspec.json.decode(msgspec.json.encode(found), type=FleetFile)
+        return
+    assert told
+    for each in told:
+        assert 1 <= each.line <= len(tables)
+        assert each.message

@@ -400,6 +400,13 @@ def test_one_that_is_about_to_leave_leaves_when_it_is_gone() -> None:
     assert course.states == ["retired"]
 
 
+def test_one_that_is_about_to_leave_is_not_held_for_gone_while_it_only_pauses() -> None:
+    course = beating().beat()
+    course.facts.leaving = True
+    course.steps(6.0, silent).beat()
+    assert course.told == []
+
+
 def test_a_retired_node_is_not_asked_and_not_judged() -> None:
     course = beating()
     course.facts.retired = True

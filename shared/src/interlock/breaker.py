@@ -159,7 +159,8 @@ def ask(policy: BreakerPolicy, state: BreakerState, now: float) -> Asked:
     if until > now:
         if until != state.until:
             state = msgspec.structs.replace(state, until=until)
-        return Asked(state, None, until - now)
+        longest = max(longest_wait_s(policy), policy.trial_s)
+        return Asked(state, None, min(until - now, longest))
     if idle(policy, state, now):
         state = BreakerState(since=now, epoch=state.epoch + 1)
         return Asked(state, Ticket(state.epoch, trial=False))

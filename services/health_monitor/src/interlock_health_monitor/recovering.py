@@ -1,31 +1,11 @@
-"""How the monitor and the actuator are joined: what the monitor sees of a node, how commands are
-run on it, and the policy that the settings say."""
+"""The policy of recovery, as the settings say it."""
 
 import msgspec
 
-from interlock_health_monitor.ladder import LadderPolicy, Ran, StepPolicy
+from interlock_health_monitor.ladder import LadderPolicy, StepPolicy
 from interlock_health_monitor.settings import Settings
-from interlock_health_monitor.ssh_probe import Prober
-from interlock_schemas.nodes import NodeRecord
 
-__all__ = ["OverSsh", "policy_of"]
-
-
-class OverSsh:
-    """Runs commands on nodes over SSH."""
-
-    def __init__(self, prober: Prober) -> None:
-        self._prober = prober
-
-    async def run_command(self, record: NodeRecord, command: str, timeout_s: float) -> Ran:
-        """Run a command on a node. What went wrong is in the answer."""
-        result = await self._prober.run_command(record, command, timeout_s)
-        outcome = result.outcome
-        detail = outcome.detail or outcome.kind
-        if result.ran is not None and (output := result.ran.stderr or result.ran.stdout):
-            last = output.decode(errors="replace").strip().rpartition("\n")[2]
-            detail = f"{detail}: {last}" if last else detail
-        return Ran(begun=result.ran is not None, succeeded=outcome.ok, detail=detail[:500])
+__all__ = ["policy_of"]
 
 
 def policy_of(settings: Settings) -> LadderPolicy:

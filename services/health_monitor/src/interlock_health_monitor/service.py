@@ -41,8 +41,9 @@ from interlock_health_monitor.contract import LEAVES, WORK_DONE
 from interlock_health_monitor.disruption import EVERYWHERE, Disruption, Disruptions, crowd
 from interlock_health_monitor.eviction import Evicted, Lost, rule
 from interlock_health_monitor.looking import Looker
+from interlock_health_monitor.node_commands import NodeCommands
 from interlock_health_monitor.overview import Overview
-from interlock_health_monitor.recovering import OverSsh, policy_of
+from interlock_health_monitor.recovering import policy_of
 from interlock_health_monitor.roster import Node, Roster
 from interlock_health_monitor.settings import Settings
 from interlock_health_monitor.suspicion import Transition, asks, judge
@@ -125,7 +126,7 @@ class Monitor:
         self.looker = Looker(settings, self.attention, self._tell_of_breaker)
         self.actuator = Actuator(
             service.fleet,
-            OverSsh(self.looker.prober),
+            NodeCommands(self.looker.prober),
             observe=self._sight,
             sick=self._sick,
             size=lambda: sum(self.members.values()),

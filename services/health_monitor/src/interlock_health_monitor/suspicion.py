@@ -329,11 +329,16 @@ def _judge(facts: Facts, climate: Climate, policy: Policy) -> Transition | None:
         return None
     if not facts.quiet(now):
         return _heard_of(facts, now, policy)
-    if facts.left or (facts.leaving and (facts.gone or facts.silent_probes >= 2)):
+    if facts.left:
         return _to(facts, "retired", "left", "it left in good order")
     if facts.answers and not facts.gone and facts.silent_probes < policy.silent_after:
         # It has not been asked yet, the answer is under way, or the one or the other was lost.
         return None
+    if facts.leaving:
+        # No alert; but what it holds is freed when it has left, so it is not held for gone early.
+        if _lost_by(facts, climate, policy, facts.silence_s(now) or 0.0) is None:
+            return None
+        return _to(facts, "retired", "left", "it said that it would leave, and is gone")
     return _unanswered(facts, climate, policy)
 
 

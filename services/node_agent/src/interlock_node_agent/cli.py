@@ -71,11 +71,14 @@ def join(
     if systemd_unit is not None:
         _install(given, systemd_unit, json)
         return
+    from interlock import endpoint
     from interlock.service import run
     from interlock_node_agent.contract import CONTRACT
     from interlock_node_agent.service import Outcome, setup_for
 
     outcome = Outcome()
+    where = endpoint.resolve(_settings(given))
+    sys.stderr.write(f"joining the fleet at {where.url}; Ctrl-C leaves in good order\n")
     try:
         run(CONTRACT, lambda: _settings({"agent_after_leave": "exit", **given}), setup_for(outcome))
     except SystemExit:

@@ -36,6 +36,8 @@ __all__ = ["Eviction", "Log", "Told", "every_beat", "watch"]
 _SLOW: Final = 7
 _BEATING: Final = 1e18
 _NEVER: Final = 1 << 60
+#: States that nothing but news changes.
+_SETTLED: Final = ("unknown", "healthy", "degraded")
 _LONG_LOST_S: Final = 3_600.0
 
 
@@ -150,7 +152,7 @@ class _Monitor:
         if outcome != "answered":
             if not self.clock.acting[due]:
                 return
-            if heard is not None and heard > node.sent_s:
+            if heard is not None and heard >= node.sent_s:
                 return
         facts.probed(outcome, self.clock.stamps[due], self.policy)
         node.settled = False
@@ -198,7 +200,7 @@ class _Monitor:
                 self.ask(node, step, at)
             found = judge(facts, climate, self.policy)
             if found is None:
-                node.settled = facts.state not in ("recovering", "suspect", "lost")
+                node.settled = facts.state in _SETTLED
             else:
                 self._enter(node, found, at, wall)
         if slow and self.away:
@@ -242,7 +244,7 @@ class _Monitor:
     def _enter(self, node: _Node, found: Transition, at: float, wall: float) -> None:
         facts = node.facts
         facts.entered(found, at)
-        node.settled = found.state not in ("suspect", "recovering", "lost")
+        node.settled = found.state in _SETTLED
         self.log.told.append(Told(wall, facts.name, found.state, found.reason, node.number))
         if found.state in ("suspect", "lost") and not node.evicted:
             self.away.add(node)
@@ -381,10 +383,11 @@ class _Shortened(_Monitor):
         wake = step_of(beat) + 1 if beat < self.clock.steps * STEP_S else _NEVER
         if not quiet:
             wake = min(wake, self.clock.when(facts.ask_at_s, step + 1))
-        elif facts.state == "lost":
-            wake = min(wake, self.clock.when(facts.last_asked_s + 30.0, step + 1))
-        elif facts.state != "retired":
+        elif facts.state not in ("lost", "retired"):
             return False
+        elif not facts.left:
+            # When it is asked the next time, and not a rounding later.
+            wake = min(wake, self.clock.when(facts.last_asked_s + 30.0 - 1e-6, step + 1))
         for leaves_s in node.host.leaves or ():
             if step_of(leaves_s) >= step:
                 wake = min(wake, step_of(leaves_s) + 1)
