@@ -121,27 +121,32 @@ async def test_a_beat_says_how_the_node_is(ground: Up, bus: Bus, node: str, tmp_
     assert beat.leaving is None
 
 
-async def test_it_describes_its_node_where_nobody_has(
+async def test_it_describes_its_node_where_nobody_has_and_leaves_alone_what_stands(
     ground: Up, bus: Bus, node: str, tmp_path: Path
 ) -> None:
-    described = {"agent_zone": "z1", "agent_roles": "train, eval", "agent_labels": "rack=7"}
-    with agent(ground, node, tmp_path / "log", agent_price_class="spot", **described):
-        async with beats(bus, node) as heard:
+    described = {
+        "agent_zone": "z1",
+        "agent_roles": "train, eval",
+        "agent_labels": "rack=7",
+        "agent_price_class": "spot",
+    }
+    told = NodeRecord(name=f"{node}-told", zone="operators-say", source="fleet.toml")
+    store = Store(bus, NODES)
+    await store.put(node_key(told.name), msgspec.json.encode(told), revision=0)
+    with (
+        agent(ground, node, tmp_path / "log", **described),
+        agent(ground, told.name, tmp_path / "told", **described),
+    ):
+        async with beats(bus, node) as heard, beats(bus, told.name) as other:
             await heard.next()
-        entry = await Store(bus, NODES).get(node_key(node))
+            await other.next()
+    entry = await store.get(node_key(node))
     assert entry.value is not None
     record = msgspec.json.decode(entry.value, type=NodeRecord)
     assert (record.zone, record.price_class, record.roles) == ("z1", "spot", ("train", "eval"))
     assert record.labels == {"rack": "7"}
     assert record.source == "agent"
-    # What stands is left alone.
-    other = msgspec.structs.replace(record, zone="operators-say", source="fleet.toml")
-    await Store(bus, NODES).put(entry.key, msgspec.json.encode(other), revision=entry.revision)
-    with agent(ground, node, tmp_path / "log", **described):
-        async with beats(bus, node) as heard:
-            await heard.next()
-    entry = await Store(bus, NODES).get(node_key(node))
-    assert entry.value == msgspec.json.encode(other)
+    assert (await store.get(node_key(told.name))).value == msgspec.json.encode(told)
 
 
 async def test_a_second_agent_of_one_name_is_refused(
@@ -468,3 +473,17 @@ def test_a_unit_for_systemd_is_written_and_nothing_is_started(ground: Up, tmp_pa
     assert stat.S_IMODE(environment.stat().st_mode) == 0o600
     assert 'INTERLOCK_AGENT_LABELS="rack=7,row=b"\n' in environment.read_text()
     assert 'INTERLOCK_NODE="n7"\n' in environment.read_text()
+
+
+async def test_stopped_while_it_starts_it_leaves_all_the_same(
+    ground: Up, bus: Bus, node: str, tmp_path: Path
+) -> None:
+    with agent(ground, node, tmp_path / "log") as process:
+
+        async def joined() -> bool:
+            return await member(bus, node) is not None
+
+        await eventually(joined)
+        process.signal(signal.SIGTERM)
+        assert await process.ended() == 0
+    assert await member(bus, node) is None

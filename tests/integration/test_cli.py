@@ -119,6 +119,8 @@ def test_status_shows_what_runs(up: Up) -> None:
     assert {service["name"] for service in told["services"]} == {
         "dead-letter-queue",
         "event-normalizer",
+        "health-monitor",
+        "node-agent",
         "sync-mutex",
     }
     assert told["silent"] == []
@@ -126,6 +128,8 @@ def test_status_shows_what_runs(up: Up) -> None:
         "broker",
         "dead-letter-queue",
         "event-normalizer",
+        "health-monitor",
+        "node-agent",
         "sync-mutex",
     }
     assert {stream["name"] for stream in told["streams"]} >= {"LEGACY", "EVENTS", "DEAD"}

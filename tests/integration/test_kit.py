@@ -49,6 +49,8 @@ async def test_ping_and_info_find_the_services_and_their_commands(bus: Bus) -> N
     assert {ping["name"] for ping in pings} == {
         "dead-letter-queue",
         "event-normalizer",
+        "health-monitor",
+        "node-agent",
         "sync-mutex",
     }
     infos = {info["name"]: info for info in await ask_all(bus, "$SRV.INFO")}

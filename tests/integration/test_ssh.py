@@ -232,7 +232,7 @@ async def test_a_server_that_accepts_and_says_no_more_is_hanging(
     sshd: Sshd, handler: Handler
 ) -> None:
     async with server(handler) as port:
-        limits = msgspec.structs.replace(QUICK, login_s=0.5)
+        limits = msgspec.structs.replace(QUICK, login_s=0.2)
         outcome = await outcome_of(changed(sshd.access(), port=port), limits)
     assert (outcome.kind, outcome.cause) == ("hanging", "login_timed_out")
     assert outcome.speaks_for_down == "weak"
@@ -335,7 +335,7 @@ async def test_a_long_answer_is_cut_and_the_command_ends_by_itself(sshd: Sshd) -
 
 async def test_a_command_that_never_ends_is_given_up(sshd: Sshd) -> None:
     async with nothing_left(sshd.port), SshPool(limits=PATIENT) as pool:
-        ran = await pool.run(sshd.access(), "echo begun; exec sleep 20", timeout_s=1.0)
+        ran = await pool.run(sshd.access(), "echo begun; exec sleep 20", timeout_s=0.3)
         assert ran.timed_out
         assert ran.stdout == b"begun\n"
         assert (await pool.run(sshd.access(), "true", timeout_s=20)).exit_status == 0
@@ -367,7 +367,7 @@ async def test_a_cancelled_look_leaves_nothing_behind(sshd: Sshd, behind: bool) 
     access = sshd.access(jump=(sshd.access(),) if behind else ())
     stand = 2 if behind else 1
     async with nothing_left(sshd.port), SshPool(limits=PATIENT) as pool:
-        for wait_s in (0.0, 0.005, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.15):
+        for wait_s in (0.0, 0.01, 0.02, 0.04, 0.06, 0.1):
             running = asyncio.create_task(pool.run(access, "sleep 300", timeout_s=300))
             await asyncio.wait([running], timeout=wait_s)
             running.cancel()
@@ -393,7 +393,7 @@ async def test_to_close_the_pool_ends_what_goes_on(sshd: Sshd) -> None:
                 asyncio.create_task(pool.run(access, "sleep 300", timeout_s=300))
                 for access in (sshd.access(), sshd.access(jump=(sshd.access(),)))
             ]
-            await asyncio.wait(running, timeout=0.5)
+            await asyncio.wait(running, timeout=0.3)
         for each in running:
             with pytest.raises(SshFailed):
                 await each
@@ -446,7 +446,7 @@ async def test_a_node_that_is_down_behind_a_jump_host_that_is_well(sshd: Sshd) -
 
 async def test_a_node_that_hangs_behind_a_jump_host_that_is_well(sshd: Sshd) -> None:
     async with server(silent) as port:
-        limits = msgspec.structs.replace(PATIENT, login_s=0.5)
+        limits = msgspec.structs.replace(PATIENT, login_s=0.2)
         access = changed(sshd.access(jump=(sshd.access(),)), port=port)
         async with SshPool(limits=PATIENT) as pool:
             await pool.run(sshd.access(), "true", timeout_s=20)
@@ -472,7 +472,7 @@ def black_hole() -> Iterator[int]:
 
 
 async def test_a_host_that_answers_nothing_at_all(sshd: Sshd) -> None:
-    limits = msgspec.structs.replace(PATIENT, connect_s=0.5)
+    limits = msgspec.structs.replace(PATIENT, connect_s=0.3)
     with black_hole() as port:
         for jump in ((), (sshd.access(),)):
             async with nothing_left(sshd.port), SshPool(limits=PATIENT) as pool:
@@ -500,7 +500,7 @@ async def test_a_jump_host_that_freezes_is_told_from_the_node(sshd: Sshd, own_ss
     async with SshPool(limits=PATIENT) as pool:
         jump = own_sshd.access()
         await pool.run(sshd.access(jump=(jump,)), "true", timeout_s=20)
-        pool.limits = msgspec.structs.replace(QUICK, connect_s=0.5, login_s=0.5, open_s=0.5)
+        pool.limits = msgspec.structs.replace(QUICK, connect_s=0.3, login_s=0.3, open_s=0.3)
         assert own_sshd.process is not None
         frozen = [own_sshd.process.pid, *own_sshd.children()]
         for pid in frozen:
@@ -600,7 +600,6 @@ async def test_a_command_of_recovery_runs_once_and_says_how_it_ended(sshd: Sshd)
         prober = Prober(pool, Breakers())
         good = await prober.run_command(node, "echo done", 20)
         bad = await prober.run_command(node, "echo no >&2; exit 7", 20)
-        late = await prober.run_command(node, "sleep 60", 0.5)
         none = await prober.run_command(NodeRecord(name="bare"), "true", 1)
     assert good.outcome.ok
     assert good.ran is not None
@@ -608,7 +607,6 @@ async def test_a_command_of_recovery_runs_once_and_says_how_it_ended(sshd: Sshd)
     assert (bad.outcome.kind, bad.outcome.exit_status) == ("command_failed", 7)
     assert bad.ran is not None
     assert bad.ran.stderr == b"no\n"
-    assert late.outcome.cause == "command_timed_out"
     assert none.outcome.kind == "config"
 
 
@@ -629,7 +627,7 @@ async def test_our_own_lateness_is_not_blamed_on_the_host(sshd: Sshd) -> None:
         running = asyncio.create_task(pool.run(access, "true", timeout_s=20))
         await asyncio.sleep(0.1)
 
-        time.sleep(0.6)  # noqa: ASYNC251 - the loop is to be late
+        time.sleep(0.3)  # noqa: ASYNC251 - the loop is to be late
         with pytest.raises(SshFailed) as failed:
             await running
     assert failed.value.outcome.kind == "monitor_busy"

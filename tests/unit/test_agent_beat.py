@@ -4,7 +4,7 @@ import math
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interlock_node_agent.beat import Identity, Machine, beat, encode, percent, text
@@ -63,6 +63,7 @@ texts = st.text(max_size=500)
 numbers = st.none() | st.floats() | st.floats(-200, 200)
 
 
+@settings(deadline=None)
 @given(
     machine=st.builds(
         Machine,

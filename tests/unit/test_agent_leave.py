@@ -1,6 +1,6 @@
 """How long a node that leaves waits for its workers, and who may have its lease."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interlock_node_agent import leave
@@ -33,6 +33,7 @@ def test_being_stopped_meanwhile_shortens_it_to_the_grace() -> None:
     assert leave.may_go(late, 218.0, working=1, hurried=False)
 
 
+@settings(deadline=None)
 @given(
     now=st.floats(0, 1e6),
     grace=st.floats(0, 3_600),

@@ -3,7 +3,7 @@
 import math
 
 import msgspec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interlock_node_agent.progress import FORGET_S, LATELY_S, WINDOW_S, Ledger
@@ -130,6 +130,7 @@ reports = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(reports, st.floats(0, 5_000)), max_size=40))
 def test_sums_never_fall_and_the_account_always_fits_its_schema(
     steps: list[tuple[Report, float]],

@@ -77,13 +77,14 @@ def test_far_from_the_broker_is_not_slow() -> None:
 
 def test_one_that_begins_or_was_cut_off_settles_first() -> None:
     attention = Attention(0.0, settle_s=10.0)
-    assert attention.settling
+    settling = [attention.settling]
     end = attentive(attention, 0.0, 10.5)
-    assert not attention.settling
+    settling.append(attention.settling)
     attention.cut_off()
-    assert attention.settling
+    settling.append(attention.settling)
     attentive(attention, end, 10.5)
-    assert not attention.settling
+    settling.append(attention.settling)
+    assert settling == [True, False, True, False]
 
 
 def test_what_comes_back_far_too_late_proves_nothing() -> None:

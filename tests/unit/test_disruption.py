@@ -72,7 +72,7 @@ def test_while_the_fleet_has_one_its_zones_are_not_told_of() -> None:
 
 def test_two_nodes_are_never_a_disruption_however_small_the_zone() -> None:
     assert Fleet({"a": 2, "b": 50}).seconds(60, a=2).told == []
-    assert Fleet({"": 3}).seconds(60, **{"": 2}).told == []
+    assert Fleet({"c": 3}).seconds(60, c=2).told == []
 
 
 def test_none_begins_while_the_monitor_settles_but_one_that_stands_goes_on() -> None:
@@ -131,7 +131,7 @@ def test_a_zone_that_has_no_nodes_any_more_has_no_disruption() -> None:
 QUIET = st.dictionaries(st.sampled_from(["a", "b", "c"]), st.integers(0, 40), max_size=3)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.floats(0.1, 2_000), QUIET, st.booleans()), max_size=25))
 def test_each_is_told_once_when_it_begins_and_once_when_it_ends(
     course: list[tuple[float, dict[str, int], bool]],

@@ -83,7 +83,7 @@ STEPS = st.lists(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(
     STEPS,
     st.dictionaries(ZONES, st.integers(0, 200), min_size=1),

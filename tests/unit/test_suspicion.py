@@ -146,7 +146,7 @@ def test_one_whose_connection_is_gone_is_suspect_and_then_lost() -> None:
     assert course.told[-1][1].reason == "agent_gone"
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(st.lists(st.floats(0.7, 1.3), min_size=6, max_size=60), st.floats(0, STEP_S))
 def test_a_killed_agent_is_lost_soon_after_its_last_beat(gaps: list[float], within: float) -> None:
     course = Course()
@@ -191,7 +191,7 @@ def test_one_that_never_answers_is_judged_by_its_silence() -> None:
     assert course.told[-1][0] - course.told[0][0] > 5
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.data())
 def test_one_that_beats_or_answers_within_its_tolerance_is_never_lost(data: st.DataObject) -> None:
     course = beating().beat()
@@ -267,7 +267,7 @@ def test_a_disruption_elsewhere_does_not_matter() -> None:
     assert course.beat().steps(3.0, gone).states == ["suspect", "lost"]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(st.floats(0.2, 1e9), st.floats(0, 1.0), st.floats(0, 5.0))
 def test_a_monitor_that_was_stopped_suspects_nobody(
     stopped_s: float, since_beat_s: float, back_s: float
@@ -319,10 +319,9 @@ def test_where_the_host_answers_only_the_agent_is_gone() -> None:
 
 def test_also_where_it_counted_as_lost_already() -> None:
     course = beating(ssh=True).beat().steps(20, gone)
-    assert course.facts.state == "lost"
     course.facts.looked("alive", course.at)
     course.judge()
-    assert course.facts.state == "degraded"
+    assert course.states == ["suspect", "lost", "degraded"]
 
 
 def test_a_host_that_answered_and_then_goes_too_is_lost_after_all() -> None:
@@ -499,7 +498,7 @@ STEPS = st.lists(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=120)
 @given(STEPS, st.booleans(), st.booleans(), st.booleans())
 def test_no_course_of_events_breaks_the_rules(
     steps: list[tuple[str, float]], agent: bool, ssh: bool, answers: bool
@@ -515,11 +514,11 @@ def test_no_course_of_events_breaks_the_rules(
             case "beat" if agent:
                 facts.beat(at, POLICY)
             case "gone" | "silent" | "answered" if agent:
-                facts.probed(what, at + value, POLICY)  # type: ignore[arg-type]
+                facts.probed(what, at + value, POLICY)
             case "alive" | "unreachable" | "unclear" if ssh:
-                facts.looked(what, at)  # type: ignore[arg-type]
+                facts.looked(what, at)
             case "ended" | "standing":
-                facts.lease = what  # type: ignore[assignment]
+                facts.lease = what
             case "sick" | "well":
                 facts.showed((full(),) if what == "sick" else (), at, POLICY)
             case "leaving" | "left":

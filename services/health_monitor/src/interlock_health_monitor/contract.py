@@ -22,7 +22,6 @@ from interlock_schemas.node import (
     NodeRecoveryCompleted,
     NodeRecoveryFailed,
     NodeRecoveryStarted,
-    NodeRetired,
     NodeSuspected,
 )
 from interlock_schemas.resource import BackpressureActivated, BackpressureReleased
@@ -70,7 +69,6 @@ CONTRACT = Contract(
                 (NodeLost, "A node is gone."),
                 (NodeDegraded, "A node answers, and something is wrong with it."),
                 (NodeRecovered, "A node is well again."),
-                (NodeRetired, "A node was taken out of the fleet."),
                 (NodeLeft, "A node that had announced its leave is gone."),
                 (NodeEvicted, "A lost node was taken out of service."),
                 (NodeRecoveryStarted, "A step of recovery began."),

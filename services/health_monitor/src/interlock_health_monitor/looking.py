@@ -33,6 +33,14 @@ def found_of(outcome: Outcome) -> SshFound:
     return "unclear"
 
 
+def _skew_s(result: ProbeResult) -> float | None:
+    """By how much the node's clock is off; it was read at some moment of the look."""
+    clock = result.report.clock_s if result.report is not None else None
+    if clock is None:
+        return None
+    return min(0.0, clock - (result.at - result.took_s)) + max(0.0, clock - result.at)
+
+
 class Looker:
     """Looks, and keeps the connections and breakers that it takes."""
 
@@ -80,9 +88,7 @@ class Looker:
             node.seq = beat.seq
             node.beat = beat
             node.beat_at = result.at
-            clock = result.report.clock_s
-            # The report is a while under way, and the clock was read somewhere in between.
-            node.skew_s = clock - (result.at - result.took_s / 2) if clock is not None else None
+            node.skew_s = _skew_s(result)
             node.look(at)
 
     async def __aenter__(self) -> "Looker":

@@ -46,6 +46,7 @@ from interlock_health_monitor.overview import Overview
 from interlock_health_monitor.recovering import policy_of
 from interlock_health_monitor.roster import Node, Roster
 from interlock_health_monitor.settings import Settings
+from interlock_health_monitor.ssh_probe import SSH
 from interlock_health_monitor.suspicion import Transition, asks, judge
 from interlock_health_monitor.telling import Teller, event_id, event_of
 from interlock_health_monitor.views import page_of, view_of
@@ -308,7 +309,7 @@ class Monitor:
 
     async def on_nodes(self, asked: ListNodes) -> NodesPage:
         """Which nodes are there."""
-        page = page_of(self.roster, asked, self.attention.now_s)
+        page = page_of(self.roster, asked, self.attention.now_s, now())
         return msgspec.structs.replace(page, heartbeats=self.beats.heard)
 
     async def on_node(self, asked: ShowNode) -> NodeView:
@@ -319,7 +320,7 @@ class Monitor:
                 f"no node is called {asked.node}: `interlock nodes` lists them", code="404"
             )
         node.recovery = self.actuator.records.get(asked.node)
-        return view_of(node, self.attention.now_s, whole=True)
+        return view_of(node, self.attention.now_s, now(), whole=True)
 
     async def on_work(self, delivery: Delivery) -> None:
         """Work on a node ended, well or badly."""
@@ -541,6 +542,8 @@ class Monitor:
         if found.state in ("healthy", "degraded"):
             eviction = None
             node.shadowed = False
+            if facts.agent and facts.ssh:
+                self.looker.breakers.reset(facts.name, SSH)
         node.expires_s = at + found.expires_s if found.expires_s is not None else None
         told = NodeHealth(
             node=facts.name,
@@ -719,7 +722,11 @@ class Monitor:
         return [
             node.facts.name
             for node in self.roster
-            if node.facts.state in ("degraded", "lost") and node.health is not None
+            if node.health is not None
+            and (
+                node.facts.state == "degraded"
+                or (node.facts.state == "lost" and not _reclaimed(node))
+            )
         ]
 
     # Tasks
@@ -765,6 +772,11 @@ class Monitor:
         with contextlib.suppress(TimeoutError, InterlockError, LeaseLost):
             async with asyncio.timeout(3):
                 await self.teller.flush()
+
+
+def _reclaimed(node: Node) -> bool:
+    """Whether a lost node was probably taken back by its provider, which is no trouble to mend."""
+    return node.record is not None and node.record.price_class == "spot"
 
 
 def _read(entry: Entry, type: type[Any]) -> Any:

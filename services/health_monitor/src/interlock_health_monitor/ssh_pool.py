@@ -44,7 +44,7 @@ _RESOLVING: Final = 16
 _NOWHERE: Final = ("127.0.0.1", 1)
 _WINDOW: Final = 262_144
 #: What a command has printed may arrive so long after it has ended, seconds.
-_LINGER_S: Final = 1.0
+_LINGER_S: Final = 0.5
 
 
 class PoolLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -661,7 +661,7 @@ class SshPool:
         try:
             opening = self.spawn(jump.connection.create_connection(_Ignored, *_NOWHERE))
             opening.add_done_callback(_close_opened)
-            done, _ = await asyncio.wait([opening], timeout=self.limits.connect_s)
+            done, _ = await asyncio.wait([opening], timeout=self.limits.open_s)
             if not done or jump.connection.is_closed():
                 self._condemn(jump)
                 return False

@@ -338,7 +338,8 @@ def _judge(facts: Facts, climate: Climate, policy: Policy) -> Transition | None:
         # No alert; but what it holds is freed when it has left, so it is not held for gone early.
         if _lost_by(facts, climate, policy, facts.silence_s(now) or 0.0) is None:
             return None
-        return _to(facts, "retired", "left", "it said that it would leave, and is gone")
+        detail = "it said that it would leave, and is gone"
+        return _to(facts, "retired", "gone_as_announced", detail)
     return _unanswered(facts, climate, policy)
 
 

@@ -24,7 +24,6 @@ from interlock_schemas.node import (
     NodeLeft,
     NodeLost,
     NodeRecovered,
-    NodeRetired,
     NodeSuspected,
 )
 from interlock_schemas.topology import HEALTH
@@ -82,10 +81,9 @@ def event_of(told: NodeHealth) -> Event | None:
             return NodeJoined(node=node)
         case "healthy":
             return NodeRecovered(node=node, recovery_type=told.reason, from_state=told.previous)
-        case "retired" if told.reason == "left":
+        case "retired" if told.reason == "gone_as_announced":
+            # One that said goodbye, or was taken out by an operator, is told of by whoever did it.
             return NodeLeft(node=node, reason=told.detail, instance=told.instance)
-        case "retired":
-            return NodeRetired(node=node, reason=told.detail)
         case _:
             return None
 

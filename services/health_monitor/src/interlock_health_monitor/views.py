@@ -1,15 +1,18 @@
 """What the monitor answers about nodes: views drawn from the roster, without I/O."""
 
 import bisect
+from datetime import datetime
 
+from interlock_health_monitor import instants
 from interlock_health_monitor.roster import Node, Roster
 from interlock_schemas.health import ListNodes, NodesPage, NodeView
+from interlock_schemas.nodes import Mark
 
 __all__ = ["page_of", "view_of"]
 
 
-def view_of(node: Node, now_s: float, *, whole: bool = False) -> NodeView:
-    """One node as it is seen at `now_s`, attentive time."""
+def view_of(node: Node, now_s: float, wall: datetime, *, whole: bool = False) -> NodeView:
+    """One node as it is seen at `now_s`, attentive time, and `wall`."""
     facts = node.facts
     record = node.record
     told = node.health
@@ -27,25 +30,36 @@ def view_of(node: Node, now_s: float, *, whole: bool = False) -> NodeView:
         labels=record.labels if record is not None else {},
         described=record is not None,
         agent=facts.agent,
-        cordoned=record is not None and record.cordon is not None,
-        draining=facts.leaving or (record is not None and record.drain is not None),
+        cordoned=record is not None and _stands(record.cordon, wall),
+        draining=facts.leaving or (record is not None and _stands(record.drain, wall)),
         evicted=told is not None and told.eviction is not None,
         silent_s=round(silence, 3) if silence is not None else None,
         phi=round(facts.rhythm.phi(silence), 2) if silence is not None and facts.agent else None,
+        gpus=_gpus(node),
         health=told,
         beat=node.beat if whole else None,
         recovery=node.recovery if whole else None,
     )
 
 
-def page_of(roster: Roster, asked: ListNodes, now_s: float) -> NodesPage:
+def _stands(mark: Mark | None, wall: datetime) -> bool:
+    return mark is not None and instants.stands(mark.until, wall)
+
+
+def _gpus(node: Node) -> int | None:
+    if node.beat is not None and node.beat.gpus is not None:
+        return len(node.beat.gpus)
+    return node.record.gpus if node.record is not None else None
+
+
+def page_of(roster: Roster, asked: ListNodes, now_s: float, wall: datetime) -> NodesPage:
     """The nodes that fit, sorted by name."""
     names = sorted(node.facts.name for node in roster if _fits(node, asked))
     begin = bisect.bisect_right(names, asked.after) if asked.after else 0
     chosen = names[begin : begin + asked.limit]
     found = (roster.get(name) for name in chosen)
     return NodesPage(
-        nodes=tuple(view_of(node, now_s) for node in found if node is not None),
+        nodes=tuple(view_of(node, now_s, wall) for node in found if node is not None),
         total=len(names),
         next=chosen[-1] if begin + asked.limit < len(names) else "",
         heartbeats_missed=sum(node.missed for node in roster),

@@ -149,8 +149,13 @@ class Agent:
         )
         self._membership = Membership(self._bus, member, ttl_s=self._settings.agent_lease_s)
         await self._membership.take(self._answer)
-        if await describe(self._bus, self._record):
-            log.info("described the node, as nobody had", node=self.node)
+        try:
+            if await describe(self._bus, self._record):
+                log.info("described the node, as nobody had", node=self.node)
+        except BaseException:
+            # Stopped, or refused: nobody is to take it for a member.
+            await self._membership.give_back(_TOLD_S)
+            raise
 
     async def run(self) -> None:
         """Beat, renew, listen and answer, until the node has left."""
@@ -174,6 +179,11 @@ class Agent:
                 await self._departed.wait()
                 for task in tasks:
                     task.cancel()
+        except asyncio.CancelledError:
+            # Stopped before the service was ready, so that nobody calls `stop`.
+            if not self._departed.is_set():
+                await self.depart("sigterm", 0.0)
+            raise
         finally:
             for subscription in subscriptions:
                 await self._bus.unsubscribe(subscription)

@@ -256,8 +256,14 @@ def _ratios(found: dict[str, Any]) -> dict[str, Any]:
     def by(theirs: float | None, ours: float | None) -> float | None:
         return round(theirs / ours, 2) if theirs is not None and ours else None
 
+    def killed(figures: dict[str, Any], share: str) -> float | None:
+        times = figures["detection_s"]["by_cause"].get("kill")
+        return None if times is None else times[share]
+
     return {
         name: {
+            "kill_p50": by(killed(each, "p50"), killed(found, "p50")),
+            "kill_p99": by(killed(each, "p99"), killed(found, "p99")),
             "detection_p50": by(each["detection_s"]["p50"], found["detection_s"]["p50"]),
             "detection_p99": by(each["detection_s"]["p99"], found["detection_s"]["p99"]),
             "false_positives": by(

@@ -1,10 +1,12 @@
 """Runs a simulated fleet: the hosts' heartbeats on several processors, then the monitor on one."""
 
+import os
 import signal
+import threading
 from array import array
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any, NamedTuple
 
 from interlock_health_monitor.simulate import baselines, report
@@ -105,7 +107,15 @@ _worker: _Worker | None = None
 def _begin(options: Options) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker = _Worker(options)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _hear(start: int, end: int) -> _Heard:
