@@ -425,6 +425,8 @@ async def test_what_is_missing_waits_or_is_paused_is_told(tmp_path: Path) -> Non
         ("service", "event-normalizer"),
         ("service", "dead-letter-queue"),
         ("service", "sync-mutex"),
+        ("service", "health-monitor"),
+        ("service", "node-agent"),
         ("bucket", "letters"),
         ("backlog", "LEGACY/event-normalizer"),
         ("backlog", "EVENTS/dead-letter-queue-resolved"),
