@@ -96,3 +96,9 @@ chaos-locks seconds="300": setup
     interlock chaos --workload locks --seconds {{ seconds }} --brokers 3 --json
     interlock chaos --workload locks --faults services --seconds 60 --json
     interlock chaos --workload frozen-holder --rounds 100 --json
+
+# One monitor with ten thousand agents, and its decisions on a simulated day of a thousand nodes
+[group("check")]
+health: setup
+    interlock bench health --json
+    interlock simulate fleet --nodes 1000 --hours 24 --json

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from interlock.chaos.proxy import Proxy
 from interlock.kv import Store
 from interlock.reader import Reader
 from interlock_schemas import health, nodes, subjects
@@ -24,6 +25,7 @@ from interlock_schemas.topology import DEAD, HEALTH, NODES
 from tests.conftest import Up, eventually
 from tests.integration.agents import agent
 from tests.integration.watching import HealthUp, MadeUp, in_state, seen, watching
+from tests.sshd import free_port
 
 
 @pytest.fixture(scope="module")
@@ -340,7 +342,7 @@ async def test_fifty_kills_and_fifty_freezes(tmp_path: Path) -> None:
                 assert not told.all("node.lost")
                 for round in range(50):
                     name = f"p{1 + round % 3}"
-                    await in_state(fleet, name, "healthy", "degraded")
+                    await in_state(fleet, name, "healthy", "degraded", "recovering")
                     await asyncio.sleep(rand.uniform(2.0, 3.0))
                     begin = len(told.events)
                     at = asyncio.get_running_loop().time()
@@ -400,4 +402,51 @@ async def test_a_second_monitor_stands_by_and_goes_on(tmp_path: Path) -> None:
     finally:
         second.kill()
         second.wait()
+        up.stop()
+
+
+async def test_a_monitor_whose_network_is_cut_blames_nobody(tmp_path: Path) -> None:
+    up = HealthUp(tmp_path / "state")
+    # The monitor of its own reaches the broker through a proxy; the other one is not run.
+    up.arguments = ("--only", "sync-mutex")
+    up.await_services = lambda: None  # type: ignore[method-assign]
+    up.start()
+    target = int(str(up.settings.nats_url).rpartition(":")[2])
+    port = free_port()
+    try:
+        async with Proxy(port, target).running() as proxy:
+            monitor = subprocess.Popen(
+                [sys.executable, "-m", "interlock_health_monitor"],
+                env=up.env | {"INTERLOCK_NATS_URL": f"nats://127.0.0.1:{port}"},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            try:
+                async with watching(up) as (bus, fleet, told):
+                    names = ("n1", "n2", "n3")
+                    agents = [await MadeUp(bus, name).start() for name in names]
+                    for name in names:
+                        await in_state(fleet, name, "healthy")
+                    # A black hole for longer than a lease and than any silence that is tolerated.
+                    proxy.hold()
+                    await asyncio.sleep(11)
+                    await proxy.heal(deliver=False)
+                    for name in names:
+                        await in_state(fleet, name, "healthy")
+                    proxy.cut()
+                    await asyncio.sleep(4)
+                    await proxy.heal()
+                    for name in names:
+                        await in_state(fleet, name, "healthy")
+                    await asyncio.sleep(3)
+                    assert {type for type, _, _ in told.events} <= {
+                        "node.joined",
+                        "cluster.health_changed",
+                    }
+                    for each in agents:
+                        await each.leave()
+            finally:
+                monitor.kill()
+                monitor.wait()
+    finally:
         up.stop()

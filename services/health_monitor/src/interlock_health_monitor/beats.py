@@ -94,7 +94,7 @@ class Beats:
             node = self._roster.node(name, at)
         node.unreadable = why
         node.facts.answered(at, self._policy)
-        node.look(at)
+        node.look(at, self._policy)
         if at - node.letters_since_s > _LETTERS_S:
             skipped = max(0, node.letters - _MOST_LETTERS)
             if skipped:

@@ -49,6 +49,7 @@ class Looker:
     ) -> None:
         self._attention = attention
         self._interval_s = settings.health_ssh_interval_s
+        self._policy = settings.policy
         limits = PoolLimits(
             resolve_s=_LIMITS.resolve_s,
             connect_s=_LIMITS.connect_s,
@@ -89,7 +90,7 @@ class Looker:
             node.beat = beat
             node.beat_at = result.at
             node.skew_s = _skew_s(result)
-            node.look(at)
+            node.look(at, self._policy)
 
     async def __aenter__(self) -> "Looker":
         """Begin."""

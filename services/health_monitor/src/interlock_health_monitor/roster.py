@@ -92,7 +92,7 @@ class Node:
         """Whether its description lets it be evicted."""
         return self.record is None or self.record.evict
 
-    def look(self, now_s: float) -> None:
+    def look(self, now_s: float, policy: Policy) -> None:
         """Draw the symptoms from what is known."""
         found: list[Symptom] = []
         if self.unreadable:
@@ -104,13 +104,12 @@ class Node:
                 skew_s=self.skew_s,
                 expected_gpus=self.record.gpus if self.record is not None else None,
                 beats_lost=self.beats_lost if self.facts.agent else None,
+                beat_every_s=self.facts.rhythm.mean_s if self.facts.agent else None,
             )
         fails = self.work.symptom(now_s)
         if fails is not None and all(each.kind != fails.kind for each in found):
             found.append(fails)
-        symptoms = tuple(found)
-        if symptoms != self.facts.symptoms:
-            self.facts.symptoms = symptoms
+        if self.facts.showed(tuple(found), now_s, policy):
             self.settled = False
 
     def on_beat(self, beat: Beat, now_s: float, wall_s: float, policy: Policy) -> bool:
@@ -124,6 +123,7 @@ class Node:
             self.seq = beat.seq - 1
             facts.left = False
             facts.rhythm.interval_s = beat.interval_s
+            facts.answers = beat.answers
             self.look_at_s = 0.0
         elif beat.seq <= self.seq:
             return False
@@ -151,7 +151,7 @@ class Node:
             self.settled = False
         if now_s >= self.look_at_s:
             self.look_at_s = now_s + _LOOK_EVERY_S
-            self.look(now_s)
+            self.look(now_s, policy)
         return True
 
     def beat_is_stale(self, beat: Beat) -> bool:

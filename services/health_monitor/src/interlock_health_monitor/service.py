@@ -33,6 +33,7 @@ from interlock.kv import Entry
 from interlock.locks.lease import Lease
 from interlock.reader import Reader, Record
 from interlock.service import Service
+from interlock_health_monitor import instants
 from interlock_health_monitor.actuator import Actuator, Sight
 from interlock_health_monitor.admitting import Gate
 from interlock_health_monitor.attention import Attention, Climate
@@ -259,6 +260,9 @@ class Monitor:
         node = self.roster.node(name, at)
         facts = node.facts
         node.health = told
+        if told.expires_at is not None:
+            left_s = instants.seconds_until(told.expires_at, now()) or 0.0
+            node.expires_s = at + max(0.0, left_s)
         facts.zone = facts.zone or told.zone
         facts.flaps = told.flaps
         kinds = tuple((each.kind, each.part) for each in told.symptoms)
@@ -332,7 +336,7 @@ class Monitor:
             return
         at = self.attention.now_s
         node.work.note(isinstance(event, WorkCompleted | TrainingCompleted), at)
-        node.look(at)
+        node.look(at, self.policy)
 
     # Who decides
 
@@ -416,7 +420,9 @@ class Monitor:
             facts = node.facts
             if facts.state in ("suspect", "lost") and self._counts(node, at):
                 silent[facts.zone] += 1
-        self.disruptions = self.disruptions.assess(silent, self.members, at, policy)
+        self.disruptions = self.disruptions.assess(
+            silent, self.members, at, policy, settling=self.attention.settling
+        )
         for begun in self.disruptions.began:
             self._disrupted(begun)
         for ended in self.disruptions.ended:
@@ -504,7 +510,7 @@ class Monitor:
             # We would not have heard the answer.
             return
         facts = node.facts
-        if facts.heard_at_s is not None and facts.heard_at_s > sent_s and outcome != "answered":
+        if facts.heard_at_s is not None and facts.heard_at_s >= sent_s and outcome != "answered":
             return
         facts.probed(outcome, self.attention.now_s, self.policy)
         node.settled = False
@@ -601,7 +607,7 @@ class Monitor:
         members = dict(self.members)
         for each in self.evicted:
             members[each.zone] = members.get(each.zone, 0) + 1
-        ruling = rule(lost, members, self.evicted, self.disruptions.zones, at, policy)
+        ruling = rule(lost, members, self.evicted, self.disruptions.sparing, at, policy)
         shadow = self.settings.health_eviction == "shadow"
         for chosen in ruling.evict:
             node = self.roster.get(chosen.name)
@@ -647,7 +653,10 @@ class Monitor:
                 continue
             eviction = node.health.eviction
             if eviction is not None and eviction.expires_at <= wall:
-                node.health = msgspec.structs.replace(node.health, eviction=None, by=self.name)
+                # It is still gone: it need not be evicted anew, on the budget of others.
+                lasts = timedelta(seconds=self.settings.eviction.lasts_s)
+                prolonged = msgspec.structs.replace(eviction, expires_at=rfc3339(now() + lasts))
+                node.health = msgspec.structs.replace(node.health, eviction=prolonged, by=self.name)
                 self.teller.record(health.health_key(facts.name), node.health)
             if node.record is None and (
                 (facts.state == "lost" and age >= _FORGET_LOST_S)
@@ -656,15 +665,29 @@ class Monitor:
                 forgotten.append(facts.name)
                 continue
             if node.expires_s is not None and at >= node.expires_s:
-                # Look anew: ask it, and look over SSH; the same again is said for as long again.
-                node.expires_s = None
-                facts.ssh_found = None if facts.agent else facts.ssh_found
-                facts.last_asked_s = -1e9
-                facts.told = None
-                node.settled = False
+                self._look_anew(node, at)
         for name in forgotten:
             self.roster.forget(name)
             self.teller.remove(health.health_key(name))
+
+    def _look_anew(self, node: Node, at: float) -> None:
+        """A negative verdict ran out: it is drawn anew, and stands for as long again meanwhile."""
+        facts = node.facts
+        lives_s = {
+            "suspect": self.policy.suspect_ttl_s,
+            "degraded": self.policy.degraded_ttl_s,
+        }.get(facts.state, self.policy.lost_ttl_s)
+        node.expires_s = at + lives_s
+        if node.health is not None:
+            until = rfc3339(now() + timedelta(seconds=lives_s))
+            node.health = msgspec.structs.replace(node.health, expires_at=until, by=self.name)
+            self.teller.record(health.health_key(facts.name), node.health)
+        if facts.agent:
+            facts.ssh_found = None
+        facts.last_asked_s = -1e9
+        node.settled = False
+        if facts.ssh:
+            self._look(node)
 
     def _look(self, node: Node) -> None:
         """Look at a node over SSH."""
