@@ -4,7 +4,11 @@ import asyncio
 import json
 import random
 import string
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from interlock.bus import connected
 from interlock.errors import PublishRefused
@@ -88,6 +92,17 @@ class Fuzz:
             cut = self.rand.randrange(len(body))
             return subject, body[:cut] + self.rand.choice((b"", b"\xff\xfe", b"\xed\xa0\x80"))
         return subject, json.dumps(self.envelope()).encode()
+
+
+@pytest.fixture
+def own_up(tmp_path: Path) -> Iterator[Up]:
+    """The two services that it is about, so that every event is theirs."""
+    names = ("event-normalizer", "dead-letter-queue")
+    fleet = Up(tmp_path / "state", *(word for name in names for word in ("--only", name)))
+    fleet.await_services = lambda: None  # type: ignore[method-assign]
+    fleet.start()
+    yield fleet
+    fleet.stop()
 
 
 async def test_ten_thousand_fuzzed_messages_each_have_one_end(own_up: Up) -> None:
