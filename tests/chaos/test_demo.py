@@ -32,6 +32,7 @@ def test_the_demo_balances() -> None:
     assert ledger["kills"] == 0
 
 
+@pytest.mark.slow
 def test_the_demo_balances_under_fire() -> None:
     ledger = play("--chaos", "--events", "4000", "--seed", "11")
     assert ledger["acknowledged"] == ledger["published"] == 4000

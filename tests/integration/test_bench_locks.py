@@ -58,6 +58,7 @@ def _check(figures: dict[str, Any]) -> None:
     assert figures["sync"]
 
 
+@pytest.mark.slow
 def test_a_quick_run_reports_ours_and_every_peer_that_is_here(tmp_path: Path) -> None:
     told = run_cli(
         None, "bench", "lock", "--quick", "--dir", str(tmp_path), "--json", timeout_s=200

@@ -74,6 +74,7 @@ async def test_a_paused_server_lives_and_does_not_answer(tmp_path: Path) -> None
     assert not server.running
 
 
+@pytest.mark.slow
 async def test_an_isolated_leader_is_really_alone_and_comes_back(tmp_path: Path) -> None:
     cluster = LocalCluster(tmp_path)
     network = Network(cluster)
@@ -96,6 +97,7 @@ async def test_an_isolated_leader_is_really_alone_and_comes_back(tmp_path: Path)
         await eventually(caught_up)
 
 
+@pytest.mark.slow
 async def test_a_server_that_one_peer_reaches_is_not_shown_the_way_to_the_other(
     tmp_path: Path,
 ) -> None:

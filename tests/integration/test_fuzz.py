@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import string
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from interlock.bus import connected
 from interlock.errors import PublishRefused
 from interlock.fleet import Fleet
 from interlock_schemas import legacy, letters
-from tests.conftest import Up, eventually
+from tests.conftest import PATIENCE_S, Up, eventually
 
 COUNT = 10_000
 SEED = 20_251_226
@@ -101,6 +102,9 @@ def own_up(tmp_path: Path) -> Iterator[Up]:
     fleet = Up(tmp_path / "state", *(word for name in names for word in ("--only", name)))
     fleet.await_services = lambda: None  # type: ignore[method-assign]
     fleet.start()
+    deadline = time.monotonic() + PATIENCE_S
+    while not set(names) <= set(fleet.pids()) and time.monotonic() < deadline:
+        time.sleep(0.1)
     yield fleet
     fleet.stop()
 

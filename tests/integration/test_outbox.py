@@ -264,7 +264,7 @@ async def test_a_broker_killed_while_it_is_forwarded_to(broker: Broker, path: Pa
     assert await broker.models() == numbered("w", 10_000)
 
 
-@pytest.mark.parametrize("seed", [4, 5])
+@pytest.mark.parametrize("seed", [4, pytest.param(5, marks=pytest.mark.slow)])
 async def test_a_broker_that_freezes_for_longer_than_a_sending_lasts(
     broker: Broker, path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:

@@ -151,7 +151,8 @@ async def at_work(*actuators: Actuator) -> AsyncIterator[None]:
 
 async def told(fleet: Fleet, patient: Patient) -> list[tuple[str, dict[str, Any]]]:
     """What was told of a node's recovery, in order."""
-    reader = Reader(fleet.bus, EVENTS.name, (subjects.EVENTS,), {"deliver_policy": "all"})
+    of_it = f"events.node.*.{subjects.token(patient.name)}"
+    reader = Reader(fleet.bus, EVENTS.name, (of_it,), {"deliver_policy": "all"})
     found = []
     async for record in reader.records(until_end=True):
         body = msgspec.json.decode(record.body)
