@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -181,7 +182,7 @@ async def test_what_a_heartbeat_tells_makes_the_right_verdict(fleet_up: Up) -> N
 
     eight = tuple(gpu(n) for n in range(8))
     bad = (*eight[:5], gpu(5, fault="GPU is lost"), *eight[6:])
-    cases = {
+    cases: dict[str, tuple[dict[str, Any], str | None]] = {
         "v-well": ({"gpus": eight}, None),
         "v-gpu": ({"gpus": bad}, "gpu_fault"),
         "v-hang": ({"gpu_fault": "the GPU library hangs"}, "gpu_library"),
