@@ -58,7 +58,10 @@ async def test_a_host_without_an_agent_is_looked_at_over_ssh(ssh_up: Up, tmp_pat
                 "AAAAC3NzaC1lZDI1NTE5AAAAIGfEyiuYQv2vMWTHxGQ0vOud0+DTPeY7vm8HXrliHjON",
             )
             await describe(bus, NodeRecord(name="stranger", agent=False, ssh=wrong))
+            # Its description expects an agent, and none has been heard of.
+            await describe(bus, NodeRecord(name="agentless", ssh=access))
             view = await in_state(fleet, "bare", "healthy", "degraded")
+            await in_state(fleet, "agentless", "healthy", "degraded")
 
             async def measured() -> object:
                 shown = await seen(fleet, "bare")

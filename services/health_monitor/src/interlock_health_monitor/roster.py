@@ -29,6 +29,7 @@ class Node:
         "beats_lost",
         "expires_s",
         "facts",
+        "has_agent",
         "health",
         "instance",
         "letters",
@@ -56,6 +57,9 @@ class Node:
         self.record: NodeRecord | None = None
         self.limits = Limits()
         self.member: Member | None = None
+        self.has_agent = False
+        """An agent was heard of there. Until then a node with SSH access is looked at over SSH,
+        whatever its description expects."""
         self.health: NodeHealth | None = None
         """As it was told last, by whichever monitor."""
         self.recovery: RecoveryState | None = None
@@ -145,7 +149,7 @@ class Node:
         if leaving != facts.leaving:
             facts.leaving = leaving
             self.settled = False
-        facts.agent = True
+        self.agent_heard()
         facts.beat(now_s, policy)
         if facts.state != "healthy":
             self.settled = False
@@ -153,6 +157,11 @@ class Node:
             self.look_at_s = now_s + _LOOK_EVERY_S
             self.look(now_s, policy)
         return True
+
+    def agent_heard(self) -> None:
+        """There is an agent."""
+        self.has_agent = True
+        self.facts.agent = True
 
     def beat_is_stale(self, beat: Beat) -> bool:
         """Whether it is of a run of the agent before the one that is known, by its own uptime."""
@@ -173,8 +182,7 @@ class Node:
         else:
             self.limits = limits_of(fleet.limits, record.limits)
             facts.zone = record.zone
-            # One that beats has an agent, whatever its description says.
-            facts.agent = record.agent or (self.beat is not None and facts.agent)
+            facts.agent = self.has_agent or (record.agent and record.ssh is None)
             facts.ssh = record.ssh is not None
             facts.retired = record.retired is not None
         self.look_at_s = 0.0

@@ -219,6 +219,7 @@ class Monitor:
         known = node is not None
         node = self.roster.node(name, at)
         node.member = member
+        node.agent_heard()
         node.facts.lease = "standing"
         if not known or node.facts.heard_at_s is None:
             # It renewed its lease within the last half minute. Should it be silent, it is given as
@@ -260,6 +261,8 @@ class Monitor:
         node = self.roster.node(name, at)
         facts = node.facts
         node.health = told
+        if told.instance:
+            node.agent_heard()
         if told.expires_at is not None:
             left_s = instants.seconds_until(told.expires_at, now()) or 0.0
             node.expires_s = at + max(0.0, left_s)
