@@ -1,6 +1,7 @@
 """What others may send to the lock service: whatever makes no sense is refused by its field, with
 nothing changed."""
 
+import contextlib
 import json
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -9,10 +10,11 @@ from typing import Any
 import pytest
 
 from interlock.bus import Bus, connected
+from interlock.errors import BusUnavailable
 from interlock_schemas import envelope, locks
 from interlock_schemas.contracts import Command
 from interlock_schemas.topology import LOCKS
-from tests.conftest import Up
+from tests.conftest import Up, eventually
 
 COMMANDS = (
     locks.ACQUIRE, locks.RENEW, locks.KEEP, locks.RELEASE, locks.END, locks.LIST, locks.SHOW,
@@ -80,7 +82,8 @@ BODIES = [b"{", b"}", b"[]", b"null", b"7", b'"name"', b"\xff\xfe", b"not JSON",
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """A fleet whose bucket nobody else writes."""
-    fleet = Up(tmp_path_factory.mktemp("quiet"))
+    fleet = Up(tmp_path_factory.mktemp("quiet"), "--only", locks.SERVICE)
+    fleet.await_services = lambda: None  # type: ignore[method-assign]
     fleet.start()
     yield fleet
     assert fleet.stop() == 0
@@ -89,6 +92,14 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 @pytest.fixture
 async def line(quiet: Up) -> AsyncIterator[Bus]:
     async with connected(quiet.settings, name="test") as bus:
+
+        async def answers() -> bool:
+            with contextlib.suppress(BusUnavailable):
+                await bus.request(locks.LIST.subject, b"{}", timeout_s=1)
+                return True
+            return False
+
+        await eventually(answers)
         yield bus
 
 
