@@ -4,7 +4,7 @@ export PATH := justfile_directory() / ".venv/bin:" + justfile_directory() / ".to
 export UV_PYTHON_DOWNLOADS := "never"
 export VIRTUAL_ENV := justfile_directory() / ".venv"
 
-packages := "-e schemas -e shared -e services/event_normalizer -e services/dead_letter_queue -e services/sync_mutex -e services/health_monitor -e services/node_agent"
+packages := "-e schemas -e shared -e services/event_normalizer -e services/dead_letter_queue -e services/sync_mutex -e services/health_monitor -e services/node_agent -e services/sync_router"
 
 # List the recipes
 default:

@@ -90,7 +90,7 @@ def test_a_second_up_on_the_same_folder_is_refused(up: Up) -> None:
 
 def test_only_one_service(tmp_path: Path) -> None:
     alone = Up(tmp_path / "state", "--only", "event-normalizer")
-    others = ["dead-letter-queue", "health-monitor", "node-agent", "sync-mutex"]
+    others = ["dead-letter-queue", "health-monitor", "node-agent", "sync-mutex", "sync-router"]
     alone.await_services = lambda: None  # type: ignore[method-assign]
     alone.start()
     try:

@@ -37,6 +37,7 @@ __all__ = [
     "Recovery",
     "Report",
     "SshAccess",
+    "Storage",
     "member_key",
     "node_key",
 ]
@@ -118,6 +119,29 @@ class Recovery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Run where the monitor runs, to call a person. The event goes out in any case."""
 
 
+class Storage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a node's store of artifacts may be used for."""
+
+    path: Text | None = None
+    """Its folder on a host without an agent. An agent says where its own is."""
+    receives: bool = True
+    """False: it is given nothing."""
+    serves: bool = True
+    """False: nobody fetches from it, unless there is no other copy."""
+    datasets: tuple[Short, ...] | None = None
+    """That it takes. None: all."""
+    high_percent: Percent = 90.0
+    """Of its disk: it is given nothing that would take it beyond."""
+    low_percent: Percent = 80.0
+    """Beyond `high_percent`, what may be dropped is, down to this."""
+    ingress_bytes_per_s: Annotated[float, Meta(gt=0)] | None = None
+    """The most that it takes in, by all transfers together."""
+    egress_bytes_per_s: Annotated[float, Meta(gt=0)] | None = None
+    """The most that is taken from it."""
+    slots: Annotated[int, Meta(ge=1, le=1_000)] = 4
+    """Transfers at once, in each direction."""
+
+
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A node as the fleet knows it."""
 
@@ -137,6 +161,7 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     limits: NodeLimits = NodeLimits()
     recovery: Recovery | None = None
     """None: as the fleet says."""
+    storage: Storage = Storage()
     evict: bool = True
     """False: it is never evicted, and no recovery is started; operators are told instead."""
     cordon: Mark | None = None

@@ -9,7 +9,10 @@ from interlock_schemas.event import Event, open_type, typed
 
 __all__ = [
     "TYPES",
+    "ArtifactDropped",
+    "ArtifactSealed",
     "GamesPushed",
+    "NodeEvacuated",
     "SyncChecksumFailed",
     "SyncCompleted",
     "SyncFailed",
@@ -67,6 +70,13 @@ class SyncCompleted(Event, frozen=True, kw_only=True):
     duration_s: float | None = None
     success: bool | None = None
     """False where a stage of the predecessor ended, and ended badly."""
+    artifact: str | None = None
+    """The digest that the receiver's receipt names."""
+    dataset: str | None = None
+    source_node: str | None = None
+    transport: str | None = None
+    bytes: int | None = None
+    """Of the artifact; `bytes_transferred` came over the wire for it."""
 
 
 class SyncFailed(Event, frozen=True, kw_only=True):
@@ -82,6 +92,12 @@ class SyncFailed(Event, frozen=True, kw_only=True):
     """``cluster`` where the whole fleet was to take part."""
     retry_count: int | None = None
     reason: str | None = None
+    artifact: str | None = None
+    dataset: str | None = None
+    source_node: str | None = None
+    transport: str | None = None
+    code: str | None = None
+    """For example ``no_space``, ``denied``, ``damaged``."""
 
 
 class SyncStalled(Event, frozen=True, kw_only=True):
@@ -105,6 +121,53 @@ class SyncChecksumFailed(Event, frozen=True, kw_only=True):
     dest_path: str | None = None
     target_node: str | None = None
     reason: str | None = None
+    artifact: str | None = None
+
+
+class ArtifactSealed(Event, frozen=True, kw_only=True):
+    """Something immutable was made of data, and may be moved; emitted by the agent of its node."""
+
+    event_type: ClassVar[str] = "sync.artifact_sealed"
+
+    artifact: str
+    dataset: str
+    config: str | None = None
+    node: str | None = None
+    name: str | None = None
+    bytes: int | None = None
+    files: int | None = None
+
+
+class ArtifactDropped(Event, frozen=True, kw_only=True):
+    """A node deleted its copy, because others have it or nobody wants it any more; emitted by the
+    node's agent."""
+
+    event_type: ClassVar[str] = "sync.artifact_dropped"
+
+    artifact: str
+    node: str
+    dataset: str | None = None
+    replicas: int | None = None
+    """Verified copies that stood elsewhere."""
+    reason: str | None = None
+
+
+class NodeEvacuated(Event, frozen=True, kw_only=True):
+    """A node that goes has handed over what only it had, or ran out of time; emitted by the sync
+    router."""
+
+    event_type: ClassVar[str] = "sync.node_evacuated"
+
+    node: str
+    saved: int | None = None
+    saved_bytes: int | None = None
+    saved_value: float | None = None
+    lost: int | None = None
+    """Artifacts that nobody else has."""
+    lost_bytes: int | None = None
+    lost_value: float | None = None
+    lost_artifacts: tuple[str, ...] = ()
+    """The most valuable first, a thousand at most."""
 
 
 class GamesPushed(Event, frozen=True, kw_only=True):
@@ -125,6 +188,9 @@ TYPES = (
     typed(SyncFailed),
     typed(SyncStalled),
     typed(SyncChecksumFailed),
+    typed(ArtifactSealed),
+    typed(ArtifactDropped),
+    typed(NodeEvacuated),
     typed(GamesPushed),
     open_type(
         "sync.node_unreached",

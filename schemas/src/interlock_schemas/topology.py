@@ -14,6 +14,7 @@ __all__ = [
     "DEAD",
     "EVENTS",
     "HEALTH",
+    "INVENTORY",
     "LARGEST_MESSAGE_BYTES",
     "LEGACY",
     "LEGACY_MAPPINGS",
@@ -21,6 +22,7 @@ __all__ = [
     "LOCKS",
     "MEMBERS",
     "NODES",
+    "ORDERS",
     "STREAMS",
     "Bucket",
     "Consumer",
@@ -164,4 +166,16 @@ HEALTH = Bucket(
     marker_ttl_s=1,
     limit_per_key=2,
 )
-BUCKETS = (LEGACY_MAPPINGS, LETTERS, LOCKS, NODES, MEMBERS, HEALTH)
+INVENTORY = Bucket(
+    name="inventory",
+    summary="Which artifacts there are, the receipts of their copies, and how each store is.",
+    marker_ttl_s=1,
+    limit_per_key=2,
+)
+ORDERS = Bucket(
+    name="orders",
+    summary="What each node is to do about which artifact, and by which policies and requests.",
+    marker_ttl_s=1,
+    limit_per_key=2,
+)
+BUCKETS = (LEGACY_MAPPINGS, LETTERS, LOCKS, NODES, MEMBERS, HEALTH, INVENTORY, ORDERS)

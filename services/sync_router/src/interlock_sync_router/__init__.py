@@ -1,0 +1,1 @@
+"""sync-router: data where it is needed, and proof that it arrived."""

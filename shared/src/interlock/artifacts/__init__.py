@@ -1,0 +1,1 @@
+"""Artifacts: sealed, stored, moved and received."""

@@ -1,0 +1,1 @@
+"""Ways for bytes of an artifact to come here from a node that has it."""
