@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from interlock.bench.sync import trace_sync
+from interlock.bench.fsync import trace_sync
 
 pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 

@@ -202,7 +202,7 @@ def _words(option: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @app.command()
-def sync(
+def fsync(
     late: Annotated[
         bool, typer.Option("--late", help="Trace a broker that syncs now and then, to compare.")
     ] = False,
@@ -213,7 +213,7 @@ def sync(
 
     Needs strace. Exits 1 when an acknowledgement went out first.
     """
-    from interlock.bench.sync import trace_sync
+    from interlock.bench.fsync import trace_sync
 
     report = base.run(trace_sync(sync_always=not late, folder=folder))
     trace = report.trace
@@ -240,6 +240,31 @@ def sync(
         )
     if not report.ok:
         sys.exit(1)
+
+
+@app.command()
+def sync(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Under a minute: less of everything.")
+    ] = False,
+    runs: Annotated[int, typer.Option(min=1, max=20, help="Of each comparison.")] = 3,
+    folder: DirOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Move artifacts between agents on this machine, beside rsync and SFTP over the same sshd.
+
+    Starts a broker, the services, nine agents and an sshd of its own, all on the loopback. Ours is
+    timed from the request to the last receipt.
+    """
+    from interlock.bench.sync import play as bench
+
+    _end_well()
+    size = bench.QUICK if quick else bench.Size(runs=runs)
+    found = base.run(bench.play(size, _say, parent=folder))
+    if json:
+        base.emit(found)
+    else:
+        bench.show(found)
 
 
 @app.command()

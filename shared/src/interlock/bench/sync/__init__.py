@@ -1,0 +1,1 @@
+"""Moving artifacts beside rsync and SFTP, on this machine: ``interlock bench sync``."""
