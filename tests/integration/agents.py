@@ -43,6 +43,7 @@ def agent(up: Up, node: str, log: Path, **settings: str) -> Iterator[AgentProces
         "INTERLOCK_NODE": node,
         "INTERLOCK_AGENT_GPUS": "false",
         "INTERLOCK_AGENT_HEARTBEAT_S": "0.1",
+        "INTERLOCK_AGENT_STORE": "false",
         "INTERLOCK_LOG_FORMAT": "json",
     }
     env |= {f"INTERLOCK_{name.upper()}": value for name, value in settings.items()}

@@ -122,6 +122,7 @@ def test_status_shows_what_runs(up: Up) -> None:
         "health-monitor",
         "node-agent",
         "sync-mutex",
+        "sync-router",
     }
     assert told["silent"] == []
     assert {process["name"] for process in told["processes"]} == {
@@ -131,6 +132,7 @@ def test_status_shows_what_runs(up: Up) -> None:
         "health-monitor",
         "node-agent",
         "sync-mutex",
+        "sync-router",
     }
     assert {stream["name"] for stream in told["streams"]} >= {"LEGACY", "EVENTS", "DEAD"}
     assert "dead-letter-queue" in run_cli(up, "status").stdout

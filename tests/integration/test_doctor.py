@@ -427,6 +427,7 @@ async def test_what_is_missing_waits_or_is_paused_is_told(tmp_path: Path) -> Non
         ("service", "sync-mutex"),
         ("service", "health-monitor"),
         ("service", "node-agent"),
+        ("service", "sync-router"),
         ("bucket", "letters"),
         ("backlog", "LEGACY/event-normalizer"),
         ("backlog", "EVENTS/dead-letter-queue-resolved"),

@@ -52,6 +52,7 @@ async def test_ping_and_info_find_the_services_and_their_commands(bus: Bus) -> N
         "health-monitor",
         "node-agent",
         "sync-mutex",
+        "sync-router",
     }
     infos = {info["name"]: info for info in await ask_all(bus, "$SRV.INFO")}
     for contract in contracts():

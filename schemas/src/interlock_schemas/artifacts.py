@@ -26,6 +26,7 @@ __all__ = [
     "FileEntry",
     "Kind",
     "Manifest",
+    "Part",
     "Read",
     "StoreReport",
     "Transport",
@@ -159,9 +160,18 @@ class StoreReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """Bytes per second lately received from each source."""
 
 
+class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Consecutive bytes of a file of an artifact."""
+
+    id: Digest
+    path: str
+    offset: Count = 0
+    length: Annotated[int, Meta(ge=0, le=LARGEST_READ_BYTES)]
+
+
 class Read(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Bytes of an artifact, asked of the node that has it. The answer's first byte says what it is:
-    0, the bytes follow; 1, a `problem` follows as text."""
+    0, the bytes follow; 1, why not follows as text: a failure code, a colon, and words."""
 
     id: Digest
     path: str | None = None
@@ -169,6 +179,9 @@ class Read(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     offset: Count = 0
     length: Annotated[int, Meta(ge=0, le=LARGEST_READ_BYTES)] = LARGEST_READ_BYTES
     """The answer is shorter only at the end of the file."""
+    more: tuple[Part, ...] = ()
+    """Whose bytes are to follow in the same answer, up to `LARGEST_READ_BYTES` in all: many small
+    files are one question. One that is shorter than asked makes the whole answer a problem."""
 
 
 def artifact_key(id: str) -> str:

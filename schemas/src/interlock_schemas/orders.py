@@ -35,12 +35,14 @@ __all__ = [
     "AskReport",
     "AskStatus",
     "AskSync",
+    "Asked",
     "DatasetStatus",
     "Epoch",
     "Evacuation",
     "Failure",
     "FailureCode",
     "LeftOut",
+    "Leaving",
     "NodeStatus",
     "Order",
     "Pair",
@@ -56,6 +58,7 @@ __all__ = [
     "Source",
     "SyncReport",
     "SyncStatus",
+    "evacuation_key",
     "mover_lock",
     "order_key",
     "order_keys",
@@ -408,6 +411,36 @@ class Evacuation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The most valuable first."""
 
 
+class Asked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A request as it is kept: what it came to when it was asked is fixed."""
+
+    request: Request
+    nodes: tuple[Name, ...] = ()
+    """That its selectors named, and that could be given something."""
+    left_out: "tuple[LeftOut, ...]" = ()
+    revision: Count = 0
+    """Of the inventory when it was asked. Where the request names no artifacts, it is about those
+    that stood there then: an artifact's record is written once."""
+    already_there: Count = 0
+    """Pairs of an artifact and a node."""
+    already_bytes: Count = 0
+
+
+class Leaving(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An evacuation as it is kept."""
+
+    node: Name
+    began_at: str
+    deadline_at: str
+    """Until then the node counts as leaving, RFC 3339."""
+    artifacts: tuple[Digest, ...] = ()
+    """That only it had, the most valuable first."""
+    saved: tuple[Digest, ...] = ()
+    """Of them, in the order of their receipts."""
+    gone_at: str | None = None
+    """When it left or was lost. What is not saved shortly after that is lost."""
+
+
 SYNC = Command(
     service=ROUTER,
     verb="sync",
@@ -489,6 +522,11 @@ def request_key(id: str) -> str:
 def pause_key(scope: str) -> str:
     """The key of a pause."""
     return f"pause.{subjects.token(scope)}"
+
+
+def evacuation_key(node: str) -> str:
+    """The key of a node's evacuation."""
+    return f"evacuation.{subjects.token(node)}"
 
 
 def mover_lock(node: str) -> str:

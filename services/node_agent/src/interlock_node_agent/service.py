@@ -11,7 +11,7 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 from nats.aio.subscription import Subscription
@@ -47,6 +47,10 @@ from interlock_schemas.nodes import (
     ProbeAnswer,
     Report,
 )
+
+if TYPE_CHECKING:
+    from interlock_node_agent.evacuating import Evacuating
+    from interlock_node_agent.store_keeper import StoreKeeper
 
 __all__ = ["LEAVE_VERB", "Agent", "Outcome", "node_record", "setup", "setup_for"]
 
@@ -125,6 +129,8 @@ class Agent:
         self._began = self._loop.time()
         self._collector = Collector(settings)
         self._ledger = Ledger()
+        self._keeper = self._store_keeper()
+        self._evacuating: Evacuating | None = None
         self._membership: Membership | None = None
         self._probed: Subscription | None = None
         self._seq = 0
@@ -137,6 +143,13 @@ class Agent:
         self._asked = asyncio.Event()
         self._asked_leave = Leave(reason="asked")
         self.ready = asyncio.Event()
+
+    def _store_keeper(self) -> "StoreKeeper | None":
+        if not self._settings.agent_store:
+            return None
+        from interlock_node_agent.store_keeper import StoreKeeper
+
+        return StoreKeeper(self._fleet, self._settings, node=self.node, instance=self.instance)
 
     async def join(self) -> None:
         """Become a member. Raises NodeTaken while another agent stands for the node."""
@@ -173,6 +186,8 @@ class Agent:
                 tasks.append(group.create_task(self._hold()))
                 tasks += [group.create_task(self._heed(each)) for each in sources(self._settings)]
                 tasks.append(group.create_task(self._heed_request()))
+                if self._keeper is not None:
+                    tasks.append(group.create_task(self._keeper.run()))
                 self.outcome.joined = True
                 self.ready.set()
                 log.info("joined", node=self.node, instance=self.instance)
@@ -229,10 +244,7 @@ class Agent:
         self._beat()
         if self._bus.connected:
             await asyncio.gather(self._announce(), self._tell_monitor())
-        while not self._may_go():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_S):
-                    await self._service.hurried.wait()
+        await self._hand_over()
         # From here on it does not beat and does not answer: it is gone.
         self._quiet = True
         if not self._bus.connected:
@@ -244,13 +256,41 @@ class Agent:
             await self._membership.give_back(_TOLD_S)
         log.info("left", node=self.node, reason=reason)
 
-    def _may_go(self) -> bool:
+    async def _hand_over(self) -> None:
+        """Wait for the workers, and for what only this node has to be saved; serve it meanwhile."""
+        keeper = self._keeper
+        async with asyncio.TaskGroup() as group:
+            asking = []
+            if keeper is not None:
+                from interlock_node_agent.evacuating import Evacuating
+
+                self._evacuating = Evacuating(self._fleet, keeper)
+                asking.append(group.create_task(keeper.drain()))
+                asking.append(group.create_task(self._evacuating.run(self._left_s)))
+            while not await self._may_go():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_S):
+                        await self._service.hurried.wait()
+            for task in asking:
+                task.cancel()
+        if self._evacuating is not None:
+            self._evacuating.conclude()
+
+    def _left_s(self) -> float | None:
+        leaving = self._leaving()
+        return leaving.deadline_s if leaving is not None else None
+
+    async def _may_go(self) -> bool:
         going = self._going
+        if self._keeper is not None and self._working() == 0:
+            # What a worker made last is not to be overlooked.
+            await self._keeper.look(_LOOK_S)
         return going is None or leave.may_go(
             going,
             self._loop.time(),
             working=self._working(),
             hurried=self._service.hurried.is_set(),
+            handover=self._evacuating.handover if self._evacuating is not None else None,
         )
 
     def _working(self) -> int:

@@ -92,6 +92,50 @@ class Settings(ServiceSettings):
         "ends. wait: it stays and says nothing more, so that a supervisor does not start it again.",
     )
 
+    agent_store: bool = Field(
+        default=False,
+        description="Whether the node has a store of artifacts, which the agent keeps.",
+    )
+    agent_store_lease_s: int = Field(
+        default=15,
+        ge=2,
+        le=600,
+        description="Seconds that the store stays with an agent that has vanished, before another "
+        "one may write it.",
+    )
+    agent_ssh_identity: Path | None = Field(
+        default=None,
+        description="Private key to fetch artifacts with over SSH, where the description of a node "
+        "names none.",
+    )
+    agent_known_hosts: Path | None = Field(
+        default=None,
+        description="Host keys in OpenSSH's format, for nodes whose description has none.",
+    )
+    agent_check_every_s: float = Field(
+        default=5.0,
+        ge=0.01,
+        le=3_600,
+        description="Seconds between two comparisons of a 256th of the store with its receipts.",
+    )
+    agent_scrub_bytes_per_s: float = Field(
+        default=20e6,
+        gt=0,
+        description="How fast artifacts that lie in the store are read again and checked.",
+    )
+    agent_scrub_after_s: float = Field(
+        default=7 * 86_400.0,
+        ge=0,
+        description="An artifact is checked again when its last check was so long ago, seconds.",
+    )
+    agent_inbox_settle_s: float = Field(
+        default=5.0,
+        ge=0,
+        le=3_600,
+        description="What is put into the inbox is sealed once it has not changed for so long, "
+        "seconds.",
+    )
+
     @field_validator("agent_watch", "agent_roles", mode="before")
     @classmethod
     def _listed(cls, given: Any) -> Any:

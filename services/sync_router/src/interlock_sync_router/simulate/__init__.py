@@ -1,0 +1,1 @@
+"""Made-up fleets, to try the planner on."""
