@@ -28,7 +28,7 @@ from interlock.fleet import Fleet
 from interlock.kv import Store
 from interlock_schemas.artifacts import Artifact, Copy, StoreReport, store_key
 from interlock_schemas.nodes import NodeRecord, Storage, node_key
-from interlock_schemas.orders import Action, Order, Source, order_key
+from interlock_schemas.orders import Action, Failure, Order, Source, order_key
 from interlock_schemas.topology import INVENTORY, NODES, ORDERS
 from interlock_sync_router.hosts.fleet import Hosts, is_driven
 from interlock_sync_router.hosts.rhythm import Rhythm
@@ -218,6 +218,20 @@ async def test_what_is_damaged_is_found_and_put_aside_and_what_is_dropped_is_gon
         await nas.receipt(dropped, "dropped")
         await nas.done(dropped)
         assert not nas.at(dropped).exists()
+
+
+async def test_nothing_is_sent_where_there_is_no_room(nas: Nas) -> None:
+    about = nas.seal()
+    async with running(nas.hosts().run()):
+        await nas.give(msgspec.structs.replace(about, bytes=2**60))
+
+        async def failed() -> Failure | None:
+            entry = await Store(nas.bus, ORDERS).get(order_key(nas.name, about.id))
+            assert entry.value is not None
+            return msgspec.json.decode(entry.value, type=Order).failure
+
+        assert (await eventually(failed)).code == "no_space"
+    assert not nas.at(about).exists()
 
 
 async def test_receipts_are_compared_with_what_stands_there(nas: Nas) -> None:

@@ -57,7 +57,7 @@ class RouterProcess:
     """A router of the test's own."""
 
     def __init__(self, up: Up, log: Path) -> None:
-        self._env = up.env | {"INTERLOCK_LOG_FORMAT": "json"}
+        self._env = up.env | {"INTERLOCK_LOG_FORMAT": "json", "INTERLOCK_LOG_LEVEL": "debug"}
         self._log = log
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -127,7 +127,7 @@ async def ask(fleet: Fleet, dataset: str | None, *targets: str, **fields: object
 
 async def finished(fleet: Fleet, id: str) -> SyncReport:
     async def done() -> SyncReport | None:
-        told = await fleet.command(REPORT, AskReport(id=id), timeout_s=10, patience_s=PATIENCE_S)
+        told = await fleet.command(REPORT, AskReport(id=id), timeout_s=2, patience_s=PATIENCE_S)
         return told if told.done else None
 
     report: SyncReport = await eventually(done)
@@ -138,7 +138,7 @@ async def known(fleet: Fleet, count: int) -> None:
     """Wait until a router knows of so many artifacts."""
 
     async def there() -> bool:
-        told = await fleet.command(STATUS, AskStatus(), timeout_s=10, patience_s=PATIENCE_S)
+        told = await fleet.command(STATUS, AskStatus(), timeout_s=2, patience_s=PATIENCE_S)
         return told.artifacts >= count
 
     await eventually(there)
@@ -160,8 +160,9 @@ async def sealed(agents: StandIn, dataset: str, origin: str, count: int, **field
     return found
 
 
+@pytest.mark.usefixtures("router")
 async def test_everything_reaches_every_node_and_the_report_says_so(
-    bus: Bus, fleet: Fleet, router: RouterProcess, key: str
+    bus: Bus, fleet: Fleet, key: str
 ) -> None:
     names = [f"{key}-{i}" for i in range(4)]
     async with stand_in(bus, *names) as agents:
@@ -191,9 +192,8 @@ async def test_everything_reaches_every_node_and_the_report_says_so(
         assert len(ids) == len(set(ids))
 
 
-async def test_what_cannot_be_is_said_at_once(
-    bus: Bus, fleet: Fleet, router: RouterProcess, key: str
-) -> None:
+@pytest.mark.usefixtures("router")
+async def test_what_cannot_be_is_said_at_once(bus: Bus, fleet: Fleet, key: str) -> None:
     async with stand_in(bus, f"{key}-a", f"{key}-b") as agents:
         await sealed(agents, f"d{key}", f"{key}-a", 1)
         await known(fleet, 1)
@@ -216,8 +216,9 @@ async def test_what_cannot_be_is_said_at_once(
         assert (empty.artifacts, empty.asked, empty.moved) == (0, 0, 0)
 
 
+@pytest.mark.usefixtures("router")
 async def test_a_policy_moves_what_it_says_and_a_pause_holds_it(
-    bus: Bus, fleet: Fleet, router: RouterProcess, key: str
+    bus: Bus, fleet: Fleet, key: str
 ) -> None:
     dataset = f"d{key}"
     async with stand_in(bus, f"{key}-a", f"{key}-b", f"{key}-c") as agents:
@@ -254,9 +255,8 @@ async def test_a_policy_moves_what_it_says_and_a_pause_holds_it(
         assert (await fleet.command(POLICIES, AskPolicies())).policies
 
 
-async def test_a_cordoned_node_is_given_nothing(
-    bus: Bus, fleet: Fleet, router: RouterProcess, key: str
-) -> None:
+@pytest.mark.usefixtures("router")
+async def test_a_cordoned_node_is_given_nothing(bus: Bus, fleet: Fleet, key: str) -> None:
     dataset = f"d{key}"
     async with stand_in(bus, f"{key}-a", f"{key}-b", f"{key}-c") as agents:
         book = NodeBook(fleet, by="test")
@@ -276,9 +276,8 @@ async def test_a_cordoned_node_is_given_nothing(
         await eventually(lambda: agents.inventory.copy(f"{key}-b", one.id))
 
 
-async def test_what_failed_is_told_and_tried_again_later(
-    bus: Bus, fleet: Fleet, router: RouterProcess, key: str
-) -> None:
+@pytest.mark.usefixtures("router")
+async def test_what_failed_is_told_and_tried_again_later(bus: Bus, fleet: Fleet, key: str) -> None:
     dataset = f"d{key}"
     async with stand_in(bus, f"{key}-a", f"{key}-b") as agents:
         agents.fails = lambda _: Failure(code="denied", text="read-only", at=rfc3339(now()))
@@ -351,9 +350,9 @@ async def test_a_restarted_router_goes_on_with_a_request(
 ) -> None:
     dataset = f"d{key}"
     async with stand_in(bus, f"{key}-a", f"{key}-b") as agents:
+        agents.working.clear()
         await sealed(agents, dataset, f"{key}-a", 200)
         await known(fleet, 200)
-        agents.working.clear()
         first = await ask(fleet, dataset, f"node:{key}-a", f"node:{key}-b")
         await eventually(lambda: orders_of(bus, [f"{key}-b"]))
         router.kill()
@@ -405,8 +404,9 @@ async def test_what_only_a_leaving_node_has_is_saved_first(
         assert event["saved_bytes"] == sum(each.bytes for each in found)
 
 
+@pytest.mark.usefixtures("router")
 async def test_a_copy_is_dropped_after_others_have_checked_theirs(
-    bus: Bus, fleet: Fleet, router: RouterProcess, key: str
+    bus: Bus, fleet: Fleet, key: str
 ) -> None:
     dataset = f"d{key}"
     names = [f"{key}-{i}" for i in range(3)]

@@ -13,7 +13,14 @@ from interlock.errors import InterlockError
 from interlock.nodes import fleet_file
 from interlock.nodes.fleet_file import FleetFile, FleetFileInvalid, Problem, parse, read
 from interlock.nodes.toml_lines import lines_of
-from interlock_schemas.nodes import FleetRecord, NodeLimits, NodeRecord, Recovery, SshAccess
+from interlock_schemas.nodes import (
+    FleetRecord,
+    NodeLimits,
+    NodeRecord,
+    Recovery,
+    SshAccess,
+    Storage,
+)
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "fleet.toml"
 
@@ -50,12 +57,17 @@ def test_the_example_says_everything_that_can_be_said() -> None:
     assert first.limits == NodeLimits(gpu_temperature_c=85)
     assert (spot.zone, spot.price_class, spot.ssh) == ("eu", "spot", None)
     assert (store.agent, store.evict) == (False, False)
+    assert store.storage == Storage(path="/data/interlock")
+    assert (first.storage.ingress_bytes_per_s, first.storage.egress_bytes_per_s) == (20e6, 50e6)
+    assert first.storage.datasets == ("games", "models")
     said = msgspec.to_builtins(found.fleet)
     for what, fields in (("limits", NodeLimits), ("recovery", Recovery)):
         assert set(said[what]) == set(fields.__struct_fields__)
     text = tomllib.loads(EXAMPLE.read_text())
     told = {key for table in text["node"].values() for key in table} | set(text["defaults"])
     assert told == set(fleet_file._Node.model_fields) | set(fleet_file._Defaults.model_fields)
+    storage = {key for table in text["node"].values() for key in table.get("storage", {})}
+    assert storage == set(Storage.__struct_fields__)
 
 
 def test_what_the_file_may_say_is_what_the_records_hold() -> None:
@@ -65,6 +77,7 @@ def test_what_the_file_may_say_is_what_the_records_hold() -> None:
     assert set(fleet_file._Limits.model_fields) == fields(NodeLimits)
     assert set(fleet_file._Recovery.model_fields) == fields(Recovery)
     assert set(fleet_file._Ssh.model_fields) == fields(SshAccess)
+    assert set(fleet_file._Storage.model_fields) == fields(Storage)
     marks = {"name", "source", "cordon", "drain", "retired"}
     assert set(fleet_file._Node.model_fields) == fields(NodeRecord) - marks
 
@@ -80,6 +93,12 @@ def test_every_node_is_as_the_defaults_say_unless_it_says_otherwise() -> None:
     )
     assert (found.zone, found.roles, found.labels) == ("a", (), {"p": "1", "q": "2"})
     assert found.ssh == SshAccess(host="h", port=7, user="u")
+
+
+def test_what_is_not_said_of_a_store_is_as_the_record_has_it() -> None:
+    assert node("[node.n]\n").storage == Storage()
+    found = node("[node.n.storage]\nreceives = false\negress_bytes_per_s = '0.5MB/s'\n").storage
+    assert found == Storage(receives=False, egress_bytes_per_s=500_000)
 
 
 def test_jump_hosts_are_passed_in_order_and_once() -> None:
@@ -121,6 +140,18 @@ def test_jump_hosts_are_passed_in_order_and_once() -> None:
         ("[node.a.limits]\nload_per_core = nan", 2, "node.a.limits.load_per_core", "finite"),
         ("[defaults.limits]\ndisk = 1", 2, "defaults.limits.disk", "disk_used_percent"),
         ("[node.a]\nrecovery = {reboot=''}", 2, "node.a.recovery.reboot", "1 characters"),
+        ("[node.a.storage]\nslots = 0", 2, "node.a.storage.slots", "1 or more"),
+        ("[node.a.storage]\npath = 'x'", 2, "node.a.storage.path", "begins with a slash"),
+        ("[node.a.storage]\nhigh_percent = 70", 1, "node.a.storage", "low_percent is above"),
+        (
+            "[node.a.storage]\n\ningress_bytes_per_s = '20 Mbit/s'", 3,
+            "node.a.storage.ingress_bytes_per_s", "no other unit",
+        ),
+        (
+            "[node.a]\nstorage = {egress_bytes_per_s = 0}", 2,
+            "node.a.storage.egress_bytes_per_s", "above 0",
+        ),
+        ("[node.a.storage]\ningress_mbps = 5", 2, "node.a.storage.ingress_mbps", "not known here"),
         ("[defaults.ssh]\nhost = 'h'", 2, "defaults.ssh.host", "is not known here"),
         ("[node.a]\nssh={host='h', jump=['bastoin']}\n[jump.bastion]\nhost='b'", 2,
          "node.a.ssh.jump[0]", "did you mean bastion?"),

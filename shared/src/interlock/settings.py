@@ -63,6 +63,11 @@ class ConnectionSettings(BaseSettings):
         description="State folder of `interlock up` on this machine. "
         "Default: $XDG_STATE_HOME/interlock, else ~/.local/state/interlock.",
     )
+    data: Path | None = Field(
+        default=None,
+        description="Folder of this host's store of artifacts, the same for its workers and its "
+        "agent. Default: `store` in the state folder.",
+    )
     connect_timeout_s: float = Field(
         default=10.0, gt=0, description="Seconds to wait for the first connection."
     )

@@ -15,12 +15,15 @@ import subprocess
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import msgspec
 
 from interlock.errors import InterlockError
+
+if TYPE_CHECKING:
+    from interlock.settings import ConnectionSettings
 
 __all__ = [
     "Credentials",
@@ -38,6 +41,7 @@ __all__ = [
     "read_credentials",
     "read_run",
     "stop_leftovers",
+    "store_root",
     "this_run",
     "write_private",
     "write_run",
@@ -112,6 +116,12 @@ def default_folder() -> Path:
     if base := os.environ.get("XDG_STATE_HOME"):
         return Path(base).expanduser().absolute() / "interlock"
     return Path.home() / ".local" / "state" / "interlock"
+
+
+def store_root(settings: "ConnectionSettings") -> Path:
+    """The folder of this host's store of artifacts, absolute. It may not exist yet."""
+    named = settings.data or (settings.state or default_folder()) / "store"
+    return named.expanduser().absolute()
 
 
 def make_private_folder(path: Path) -> None:

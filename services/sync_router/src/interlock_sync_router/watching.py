@@ -4,12 +4,15 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Final, Literal
 
+from interlock import logs
 from interlock.bus import Bus
 from interlock.reader import Reader, Record
 from interlock_schemas.topology import HEALTH, INVENTORY, MEMBERS, NODES, ORDERS, Bucket
 from interlock_sync_router.roster import Holdings, Roster
 
 __all__ = ["Watching"]
+
+log = logs.get_logger("interlock.router")
 
 #: After so many records others get their turn.
 _TURN: Final = 500
@@ -120,6 +123,7 @@ class Watching:
 
     def _done(self, bucket: Bucket) -> None:
         self._read[bucket.name] = True
+        log.debug("read to its end", bucket=bucket.name)
         if self.whole:
             self.ready.set()
         self._roster.on_change()

@@ -6,19 +6,33 @@ repeated in what is told: a private key may have been pasted where a public one 
 
 import base64
 import binascii
-import difflib
 import re
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, Self
 
 import msgspec
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from interlock.errors import InterlockError
-from interlock.nodes.toml_lines import lines_of
-from interlock_schemas.nodes import FleetRecord, Name, NodeLimits, NodeRecord, Recovery, SshAccess
+from interlock.amounts import parse_rate
+from interlock.nodes.toml_tables import (
+    Place,
+    Problem,
+    Table,
+    Tables,
+    TomlInvalid,
+    like,
+    read_text,
+)
+from interlock_schemas.nodes import (
+    FleetRecord,
+    Name,
+    NodeLimits,
+    NodeRecord,
+    Recovery,
+    SshAccess,
+    Storage,
+)
 
 __all__ = ["SOURCE", "FleetFile", "FleetFileInvalid", "Problem", "parse", "read"]
 
@@ -38,30 +52,12 @@ _KEY_TYPES: Final = frozenset(
         "ssh-rsa",
     }
 )
-_LARGEST_BYTES: Final = 16 * 1024 * 1024
 
 
-class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that is wrong with a file."""
-
-    line: int
-    """From 1."""
-    field: str
-    """For example ``node.gpu-a.ssh.port``; empty: the file as a whole."""
-    message: str
-
-
-class FleetFileInvalid(InterlockError):
+class FleetFileInvalid(TomlInvalid):
     """The file cannot be used. Says everything that is wrong with it."""
 
-    def __init__(self, name: str, problems: Sequence[Problem]) -> None:
-        self.problems = tuple(sorted(problems, key=lambda each: (each.line, each.field)))
-        lines = [
-            f"{name}:{each.line}: {f'{each.field}: ' if each.field else ''}{each.message}"
-            for each in self.problems
-        ]
-        count = f"{len(lines)} problems in {name}, nothing was imported:\n" if lines[1:] else ""
-        super().__init__(count + "\n".join(lines))
+    nothing_was = "imported"
 
 
 class FleetFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,49 +69,16 @@ class FleetFile(msgspec.Struct, frozen=True, kw_only=True):
 
 def read(path: Path) -> FleetFile:
     """Read a file. Raises FleetFileInvalid, and InterlockError where it cannot be read at all."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(_LARGEST_BYTES + 1)
-    except OSError as error:
-        raise InterlockError(f"cannot read {path}: {error.strerror or error}") from error
-    if len(data) > _LARGEST_BYTES:
-        raise InterlockError(f"{path} has more than {_LARGEST_BYTES:,} bytes: is it a fleet.toml?")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise FleetFileInvalid(
-            str(path), [Problem(line=line, field="", message="is not UTF-8 text")]
-        ) from error
-    return parse(text, str(path))
+    return parse(read_text(path, SOURCE, FleetFileInvalid), str(path))
 
 
 def parse(text: str, name: str = SOURCE) -> FleetFile:
     """Read the text of a file that is called `name`. Raises FleetFileInvalid."""
-    text = text.replace("\r\n", "\n")
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise FleetFileInvalid(name, [_syntax(text, str(error))]) from error
-    except RecursionError as error:
-        problem = Problem(line=1, field="", message="is nested too deeply")
-        raise FleetFileInvalid(name, [problem]) from error
-    check = _Check(text, document)
+    check = _Check(Tables(text, name, FleetFileInvalid))
     found = check.run()
     if check.problems or found is None:
         raise FleetFileInvalid(name, check.problems)
     return found
-
-
-def _syntax(text: str, told: str) -> Problem:
-    """What the parser has to say, with the line that it names."""
-    place = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)$", told)
-    line = int(place[1]) if place and place[1] else text.rstrip("\n").count("\n") + 1
-    message = told[: place.start()] if place else told
-    twice = re.match(r"Cannot declare \('(\w+)', ['\"](.*)['\"]\) twice", message)
-    if twice:
-        return Problem(line=line, field=f"{twice[1]}.{twice[2]}", message="is described twice")
-    return Problem(line=line, field="", message=f"is no TOML: {message}")
 
 
 # What a file may say
@@ -160,6 +123,10 @@ def _absolute(text: str) -> str:
     return text
 
 
+def _rate(said: object) -> object:
+    return parse_rate(said) if isinstance(said, str) else said
+
+
 Short = Annotated[str, Field(max_length=200)]
 Said = Annotated[str, Field(min_length=1, max_length=200)]
 Command = Annotated[str, Field(min_length=1, max_length=500)]
@@ -173,13 +140,10 @@ HostKey = Annotated[
 ]
 Folder = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_absolute)]
 File = Annotated[str, Field(min_length=1, max_length=500)]
+Rate = Annotated[Positive, BeforeValidator(_rate)]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
-
-
-class _Limits(_Model):
+class _Limits(Table):
     disk_used_percent: Percent | None = None
     memory_used_percent: Percent | None = None
     load_per_core: Positive | None = None
@@ -190,7 +154,7 @@ class _Limits(_Model):
     loop_lag_s: Positive | None = None
 
 
-class _Recovery(_Model):
+class _Recovery(Table):
     restart_agent: Command | None = None
     restart_services: Command | None = None
     reboot: Command | None = None
@@ -198,7 +162,28 @@ class _Recovery(_Model):
     call: Command | None = None
 
 
-class _DefaultSsh(_Model):
+class _Storage(Table):
+    path: Folder | None = None
+    receives: bool = True
+    serves: bool = True
+    datasets: list[Said] | None = None
+    high_percent: Percent = Storage().high_percent
+    low_percent: Percent = Storage().low_percent
+    ingress_bytes_per_s: Rate | None = None
+    egress_bytes_per_s: Rate | None = None
+    slots: Annotated[int, Field(ge=1, le=1_000)] = Storage().slots
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low_percent > self.high_percent:
+            raise ValueError(
+                "low_percent is above high_percent: beyond the high one, what may be dropped is, "
+                "down to the low one"
+            )
+        return self
+
+
+class _DefaultSsh(Table):
     user: User | None = None
     identity: File | None = None
     port: Port | None = None
@@ -210,12 +195,12 @@ class _Ssh(_DefaultSsh):
     host_key: HostKey | None = None
 
 
-class _Common(_Model):
+class _Common(Table):
     provider: Short | None = None
     zone: Short | None = None
     price_class: Literal["owned", "on_demand", "spot"] | None = None
     roles: list[Said] | None = None
-    labels: dict[Said, Short] = {}
+    labels: dict[Said, Short] = Field(default_factory=dict)
     paths: list[Folder] | None = None
     agent: bool | None = None
     evict: bool | None = None
@@ -230,34 +215,30 @@ class _Defaults(_Common):
 class _Node(_Common):
     ssh: _Ssh | None = None
     gpus: Annotated[int, Field(ge=0, le=1024)] | None = None
+    storage: _Storage | None = None
 
 
-class _File(_Model):
+class _File(Table):
     defaults: _Defaults | None = None
-    jump: dict[str, _Ssh] = {}
-    node: dict[str, _Node] = {}
-
-
-ModelT = TypeVar("ModelT", bound=BaseModel)
-Place = tuple[str | int, ...]
+    jump: dict[str, _Ssh] = Field(default_factory=dict)
+    node: dict[str, _Node] = Field(default_factory=dict)
 
 
 class _Check:
     """One file: what it says, and everything that is wrong with it."""
 
-    def __init__(self, text: str, document: Mapping[str, Any]) -> None:
-        self._lines = lines_of(text)
-        self._document = document
-        self.problems: list[Problem] = []
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._document = tables.document
+        self._note = tables.note
+        self.problems = tables.problems
 
     def run(self) -> FleetFile | None:
         """What it says; None, or with problems noted, where it cannot be used."""
-        for key in self._document:
-            if key not in _File.model_fields:
-                self._note((key,), f"is no part of such a file{_like(key, _File.model_fields)}")
-        defaults = self._model(_Defaults, ("defaults",), self._document.get("defaults", {}))
-        jumps = self._tables("jump", _Ssh)
-        nodes = self._tables("node", _Node)
+        self._tables.only(_File.model_fields)
+        defaults = self._tables.model(_Defaults, ("defaults",), self._document.get("defaults", {}))
+        jumps = self._tables.named("jump", _Ssh)
+        nodes = self._tables.named("node", _Node)
         for name in nodes:
             self._check_name(("node", name), name)
         names = self._document.get("jump", {})
@@ -283,29 +264,6 @@ class _Check:
         )
         return FleetFile(nodes=tuple(record for record in records if record), fleet=fleet)
 
-    def _tables(self, key: str, model: type[ModelT]) -> dict[str, ModelT | None]:
-        """The tables ``[key.name]``, checked; None for those that are not valid."""
-        tables = self._document.get(key, {})
-        if not isinstance(tables, dict):
-            self._note((key,), f"is not a table: write [{key}.NAME], one for each")
-            return {}
-        found: dict[str, ModelT | None] = {}
-        for name, table in tables.items():
-            if not isinstance(table, dict):
-                self._note((key, name), f"is not a table: write [{key}.{name}]")
-                continue
-            found[name] = self._model(model, (key, name), table)
-        return found
-
-    def _model(self, model: type[ModelT], place: Place, table: Any) -> ModelT | None:
-        try:
-            return model.model_validate(table)
-        except ValidationError as error:
-            for each in error.errors(include_url=False, include_input=False):
-                inner = tuple(part for part in each["loc"] if part != "[key]")
-                self._note((*place, *inner), _message(each, _fields(model, inner[:-1])))
-            return None
-
     def _check_name(self, place: Place, name: str) -> None:
         try:
             msgspec.convert(name, Name)
@@ -323,7 +281,7 @@ class _Check:
             if name not in names:
                 there = f": describe it in [jump.{name}]"
                 self._note(
-                    (*place, "jump", number), f"no such jump host{_like(name, names) or there}"
+                    (*place, "jump", number), f"no such jump host{like(name, names) or there}"
                 )
 
     def _check_circles(self, jumps: Mapping[str, "_Ssh | None"]) -> None:
@@ -351,6 +309,7 @@ class _Check:
             paths=tuple(_first(node.paths, defaults.paths, [])),
             limits=_limits(node.limits) or NodeLimits(),
             recovery=_recovery(node.recovery),
+            storage=_storage(node.storage),
             evict=_first(node.evict, defaults.evict, True),
             source=SOURCE,
         )
@@ -360,14 +319,6 @@ class _Check:
         except msgspec.ValidationError as error:
             self._note(("node", name), str(error))
             return None
-
-    def _note(self, place: Place, message: str) -> None:
-        line = 1
-        for end in range(len(place), 0, -1):
-            if place[:end] in self._lines:
-                line = self._lines[place[:end]]
-                break
-        self.problems.append(Problem(line=line, field=_spelled(place), message=message))
 
 
 class _Routes:
@@ -426,83 +377,15 @@ def _recovery(said: _Recovery | None) -> Recovery | None:
     return None if said is None else Recovery(**said.model_dump())
 
 
+def _storage(said: _Storage | None) -> Storage:
+    if said is None:
+        return Storage()
+    fields = said.model_dump()
+    if said.datasets is not None:
+        fields["datasets"] = tuple(said.datasets)
+    return Storage(**fields)
+
+
 def _first(*values: Any) -> Any:
     """The first that was said."""
     return next((value for value in values if value is not None), None)
-
-
-def _spelled(place: Place) -> str:
-    """A field, as one would write it."""
-    text = ""
-    for part in place:
-        if isinstance(part, int):
-            text += f"[{part}]"
-            continue
-        bare = re.fullmatch(r"[A-Za-z0-9_-]+", part)
-        shown = part if bare else '"' + part.encode("unicode_escape").decode()[:100] + '"'
-        text += f".{shown}" if text else shown
-    return text
-
-
-def _fields(model: type[BaseModel], place: Place) -> Mapping[str, Any]:
-    """The fields of the table that `place` is in, below that of `model`."""
-    fields: Mapping[str, Any] = model.model_fields
-    for part in place:
-        if part not in fields:
-            return {}
-        inner = [
-            each
-            for each in (fields[str(part)].annotation, *_arguments(fields[str(part)].annotation))
-            if isinstance(each, type) and issubclass(each, BaseModel)
-        ]
-        fields = inner[0].model_fields if inner else {}
-    return fields
-
-
-def _arguments(annotation: Any) -> tuple[Any, ...]:
-    return getattr(annotation, "__args__", ())
-
-
-def _like(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
-    """A suggestion, if there is one."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f": did you mean {near[0]}?" if near else ""
-
-
-def _message(error: Any, siblings: Mapping[str, Any]) -> str:
-    """What pydantic found, in words for whoever wrote the file."""
-    kind, context = error["type"], error.get("ctx", {})
-    if kind == "extra_forbidden":
-        name = str(error["loc"][-1])
-        known = f"; there are {', '.join(siblings)}" if siblings else ""
-        return f"is not known here{_like(name, siblings) or known}"
-    if kind == "missing":
-        return "is missing"
-    if kind == "value_error":
-        return str(context["error"])
-    if kind == "literal_error":
-        return f"has to be {context['expected']}"
-    wanted = _WANTED.get(kind)
-    if wanted is not None:
-        return f"has to be {wanted.format(**context)}"
-    return str(error["msg"]).replace("Input should", "has to", 1)
-
-
-_WANTED: Final = {
-    "string_type": "text, in quotes",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "list_type": 'a list, such as ["a", "b"]',
-    "dict_type": "a table",
-    "model_type": "a table",
-    "model_attributes_type": "a table",
-    "finite_number": "a finite number",
-    "greater_than": "above {gt:g}",
-    "greater_than_equal": "{ge:g} or more",
-    "less_than": "below {lt:g}",
-    "less_than_equal": "{le:g} or less",
-    "string_too_short": "{min_length} characters or more",
-    "string_too_long": "{max_length} characters or fewer",
-}

@@ -8,11 +8,11 @@ there once they all agree and the fence there admitted both tokens.
 import asyncio
 import contextlib
 import secrets
-import shutil
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from interlock.artifacts import layout
 from interlock.artifacts import manifest as manifests
@@ -33,6 +33,9 @@ from interlock_sync_router.hosts.remote import RemoteHost
 __all__ = ["RemoteDestination"]
 
 T = TypeVar("T")
+
+#: How long what was said of the room there counts, while nothing is sent, seconds.
+_FRESH_S: Final = 5.0
 
 
 class _Here:
@@ -99,6 +102,8 @@ class RemoteDestination:
         self._executor = executor
         self._handover = Handover(host, executor, pacer or Pacer())
         self._promised: dict[str, int] = {}
+        self._free: int | None = None
+        self._free_at = 0.0
 
     async def open(self) -> None:
         """Have the folders of the store there. Raises TransferFailed where that host lacks what
@@ -179,6 +184,8 @@ class RemoteDestination:
                 # What is here may not be what it was, either: all of it is fetched again.
                 await self._clear(id)
             raise
+        finally:
+            self._free = None
         await self._clear(id)
 
     async def verify(self, id: str) -> Verified:
@@ -243,10 +250,12 @@ class RemoteDestination:
 
     async def _room(self, about: Artifact) -> contextlib.ExitStack:
         """Count on the room that it needs there. Raises TransferFailed."""
-        look = await self.look()
-        if look.free_bytes is not None:
+        if self._free is None or time.monotonic() - self._free_at > _FRESH_S:
+            self._free = (await self.look()).free_bytes
+            self._free_at = time.monotonic()
+        if self._free is not None:
             others = sum(size for id, size in self._promised.items() if id != about.id)
-            free = look.free_bytes - others
+            free = self._free - others
             if free < about.bytes:
                 raise TransferFailed(
                     "no_space",
@@ -260,7 +269,17 @@ class RemoteDestination:
 
     async def _clear(self, id: str) -> None:
         """Forget what was taken in here."""
-        await self._blocking(lambda: shutil.rmtree(self._folder(id), ignore_errors=True))
+        fence = self._staging.fence
+
+        def drop() -> None:
+            if self._staging.has(id):
+                order_token = fence.highest("orders") or 1
+                store_token = fence.highest("store") or 1
+                self._staging.drop(id, order_token=order_token, store_token=store_token)
+
+        # Another router on this machine may just have shown a higher one; then it is its matter.
+        with contextlib.suppress(StaleToken, FenceBusy, TransferFailed):
+            await self._blocking(drop)
 
     def _folder(self, id: str) -> Path:
         return self._staging.root / layout.artifact_dir(id)
