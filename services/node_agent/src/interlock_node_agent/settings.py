@@ -93,7 +93,7 @@ class Settings(ServiceSettings):
     )
 
     agent_store: bool = Field(
-        default=False,
+        default=True,
         description="Whether the node has a store of artifacts, which the agent keeps.",
     )
     agent_store_lease_s: int = Field(

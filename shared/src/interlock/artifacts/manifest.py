@@ -7,7 +7,7 @@ import msgspec
 
 from interlock.artifacts import names
 from interlock.artifacts.errors import ArtifactError
-from interlock.artifacts.transports.base import Piece
+from interlock.artifacts.pieces import Piece
 from interlock_schemas.artifacts import CHUNK_BYTES, FileEntry, Manifest
 
 __all__ = ["ManifestInvalid", "decode", "encode", "id_of", "pieces", "total_bytes"]

@@ -6,23 +6,12 @@ from typing import Protocol
 
 import msgspec
 
+from interlock.artifacts.pieces import Piece
 from interlock_schemas.artifacts import Transport
 from interlock_schemas.nodes import NodeRecord
 from interlock_schemas.orders import Source
 
 __all__ = ["Carrier", "Pace", "Peer", "Piece", "Sink"]
-
-
-class Piece(msgspec.Struct, frozen=True):
-    """Consecutive bytes of one file of an artifact."""
-
-    id: str
-    path: str
-    offset: int
-    length: int
-    """Above 0: files of no bytes are made without asking."""
-    whole: bool
-    """Whether it is the whole file."""
 
 
 class Peer(msgspec.Struct, frozen=True, kw_only=True):
