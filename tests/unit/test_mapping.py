@@ -484,6 +484,7 @@ def declared_aliases() -> list[tuple[str, str, str]]:
 def test_an_alias_of_a_declared_field_folds_onto_it(type_name: str, field: str, alias: str) -> None:
     required = {"config": "hex8_2p", "letter": "x", "service": "x", "consumer": "x", "hop": 1}
     required |= {"reason": "x", "name": "x", "type": "x", "until": "x"}
+    required |= {"artifact": "x", "dataset": "x", "node": "x"}
     entry = catalogue.by_name()[type_name]
     assert entry.struct is not None
     payload = {f.name: required[f.name] for f in msgspec.structs.fields(entry.struct) if f.required}

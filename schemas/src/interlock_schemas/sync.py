@@ -166,7 +166,7 @@ class NodeEvacuated(Event, frozen=True, kw_only=True):
     """Artifacts that nobody else has."""
     lost_bytes: int | None = None
     lost_value: float | None = None
-    lost_artifacts: tuple[str, ...] = ()
+    lost_artifacts: tuple[str, ...] | None = None
     """The most valuable first, a thousand at most."""
 
 

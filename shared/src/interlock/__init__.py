@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from interlock.artifacts.sdk import succeeded
     from interlock.blocking import BlockingFleet, connect_blocking
     from interlock.bus import Ack
     from interlock.decisions import Decision
@@ -33,6 +34,7 @@ __all__ = [
     "Stored",
     "connect",
     "connect_blocking",
+    "succeeded",
 ]
 
 _HOMES = {
@@ -51,6 +53,7 @@ _HOMES = {
     "Stored": "outbox",
     "connect": "fleet",
     "connect_blocking": "blocking",
+    "succeeded": "artifacts.sdk",
 }
 
 

@@ -10,22 +10,26 @@ import contextlib
 import itertools
 import secrets
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
+from interlock.artifacts.sdk import Artifacts, Shown
 from interlock.errors import BusUnavailable
 from interlock.fleet import Fleet, ReceiptT, Received, connect
 from interlock.locks.lease import Lease
 from interlock.outbox import Status, Stored
 from interlock.redelivery import RetryPolicy
 from interlock.settings import ConnectionSettings
+from interlock_schemas.artifacts import Artifact
 from interlock_schemas.event import Event, OpenEvent, Payload
 from interlock_schemas.health import Admission, ClusterHealth, Pressure
 from interlock_schemas.locks import Priority
+from interlock_schemas.orders import Priority as SyncPriority
+from interlock_schemas.orders import SyncReport
 
-__all__ = ["BlockingFleet", "BlockingLease", "connect_blocking"]
+__all__ = ["BlockingArtifacts", "BlockingFleet", "BlockingLease", "connect_blocking"]
 
 T = TypeVar("T")
 
@@ -107,6 +111,86 @@ class BlockingLease:
 
     async def _headers(self) -> dict[str, str]:
         return self._lease.headers()
+
+
+class BlockingArtifacts:
+    """`Artifacts`, call by call, from any thread: ``fleet.artifacts``."""
+
+    def __init__(self, artifacts: Artifacts, loop: asyncio.AbstractEventLoop) -> None:
+        self._artifacts = artifacts
+        self._loop = loop
+
+    def add(
+        self,
+        path: str | Path,
+        *,
+        dataset: str,
+        config: str = "",
+        name: str | None = None,
+        value: float = 0.0,
+        steps: int | None = None,
+        games: int | None = None,
+        move: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Artifact:
+        """As `Artifacts.add`: seal a file, a folder or a SQLite database."""
+        return _wait(
+            self._artifacts.add(
+                path,
+                dataset=dataset,
+                config=config,
+                name=name,
+                value=value,
+                steps=steps,
+                games=games,
+                move=move,
+                progress=progress,
+            ),
+            self._loop,
+        )
+
+    def add_log(
+        self,
+        path: str | Path,
+        *,
+        dataset: str,
+        config: str = "",
+        name: str | None = None,
+        value: float = 0.0,
+        steps: int | None = None,
+        games: int | None = None,
+    ) -> Artifact | None:
+        """As `Artifacts.add_log`: seal what a growing log gained. None: nothing."""
+        return _wait(
+            self._artifacts.add_log(
+                path,
+                dataset=dataset,
+                config=config,
+                name=name,
+                value=value,
+                steps=steps,
+                games=games,
+            ),
+            self._loop,
+        )
+
+    def path(self, artifact: str | Artifact) -> Path:
+        """As `Artifacts.path`: where an artifact is on this host."""
+        return self._artifacts.path(artifact)
+
+    def told(self, timeout_s: float = 30.0) -> bool:
+        """As `Artifacts.told`: wait until the fleet knows of what was sealed through this."""
+        return _wait(self._artifacts.told(timeout_s), self._loop)
+
+    def list(
+        self, dataset: str | None = None, config: str | None = None, *, node: str | None = None
+    ) -> tuple[Artifact, ...]:
+        """As `Artifacts.list`: what the fleet knows of."""
+        return _wait(self._artifacts.list(dataset, config, node=node), self._loop)
+
+    def show(self, artifact: str | Artifact) -> Shown:
+        """As `Artifacts.show`: an artifact and its receipts."""
+        return _wait(self._artifacts.show(artifact), self._loop)
 
 
 class BlockingFleet(Generic[ReceiptT]):
@@ -243,6 +327,38 @@ class BlockingFleet(Generic[ReceiptT]):
             number = next(self._numbers)
             owner = self._threads.owner = f"{self._fleet.source[:150]}/{self._id}#{number}"
         return owner
+
+    @property
+    def artifacts(self) -> BlockingArtifacts:
+        """As `Fleet.artifacts`: data that is kept and moved."""
+        return BlockingArtifacts(self._fleet.artifacts, self._loop)
+
+    def sync(
+        self,
+        dataset: str | None = None,
+        *,
+        config: str | None = None,
+        artifacts: Iterable[str | Artifact] = (),
+        targets: str | Sequence[str] = ("all",),
+        priority: SyncPriority = "normal",
+        timeout: float = 3_600.0,
+        on_progress: Callable[[SyncReport], None] | None = None,
+    ) -> SyncReport:
+        """As `Fleet.sync`: have data at some nodes, and wait until each has said that it has it.
+
+        `on_progress` is called in the thread of the connection: it should be brief.
+        """
+        return self._wait(
+            self._fleet.sync(
+                dataset,
+                config=config,
+                artifacts=artifacts,
+                targets=targets,
+                priority=priority,
+                timeout=timeout,
+                on_progress=on_progress,
+            )
+        )
 
     def health(self) -> ClusterHealth:
         """As `Fleet.health`: how the fleet as a whole is doing."""

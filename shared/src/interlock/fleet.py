@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 import msgspec
 
-from interlock import health_sdk, metrics, provisioning, telemetry
+from interlock import health_sdk, metrics, provisioning, state, telemetry
+from interlock.artifacts import syncing
+from interlock.artifacts.sdk import Artifacts
 from interlock.bulk import BulkReceipt
 from interlock.bus import Ack, Bus, Outgoing
 from interlock.bus import connect as connect_bus
@@ -35,11 +37,14 @@ from interlock.publishing import encode_event
 from interlock.redelivery import RetryPolicy
 from interlock.settings import ConnectionSettings
 from interlock_schemas import catalogue, envelope, subjects
+from interlock_schemas.artifacts import Artifact
 from interlock_schemas.contracts import Command
 from interlock_schemas.event import Event, OpenEvent, Payload
 from interlock_schemas.health import Admission, Admit, ClusterHealth, Pressure
 from interlock_schemas.letters import Code
 from interlock_schemas.locks import Priority
+from interlock_schemas.orders import Priority as SyncPriority
+from interlock_schemas.orders import SyncReport
 from interlock_schemas.topology import EVENTS, Consumer
 
 __all__ = ["Fleet", "Received", "connect", "decode_event"]
@@ -161,11 +166,24 @@ class Fleet(Generic[ReceiptT]):
     """
 
     @overload
-    def __init__(self: "Fleet[Ack]", bus: Bus, *, source: str, node: str | None = None) -> None: ...
+    def __init__(
+        self: "Fleet[Ack]",
+        bus: Bus,
+        *,
+        source: str,
+        node: str | None = None,
+        data: Path | None = None,
+    ) -> None: ...
 
     @overload
     def __init__(
-        self: "Fleet[Stored]", bus: Link, *, source: str, node: str | None = None, outbox: Outbox
+        self: "Fleet[Stored]",
+        bus: Link,
+        *,
+        source: str,
+        node: str | None = None,
+        data: Path | None = None,
+        outbox: Outbox,
     ) -> None: ...
 
     def __init__(
@@ -174,10 +192,14 @@ class Fleet(Generic[ReceiptT]):
         *,
         source: str,
         node: str | None = None,
+        data: Path | None = None,
         outbox: Outbox | None = None,
     ) -> None:
+        """`data`: the store of artifacts of this host; by default as the environment says."""
         self._connection = bus
         self._outbox = outbox
+        self._data = data
+        self._artifacts: Artifacts | None = None
         self._locker: Locker | None = None
         self._progress: Progress | None = None
         self.node = node or socket.gethostname()
@@ -628,6 +650,58 @@ class Fleet(Generic[ReceiptT]):
         """
         self._progressing().checkpointed(str(artifact))
 
+    @property
+    def artifacts(self) -> Artifacts:
+        """Data that is kept and moved: ``await fleet.artifacts.add("games.db", dataset="games")``.
+
+        Adding needs neither a broker nor an agent.
+        """
+        if self._artifacts is None:
+            self._artifacts = Artifacts(
+                node=self.node,
+                root=self._data or state.store_root(ConnectionSettings()),
+                bus=lambda: self.bus,
+                connected=self.connected,
+            )
+        return self._artifacts
+
+    async def sync(
+        self,
+        dataset: str | None = None,
+        *,
+        config: str | None = None,
+        artifacts: Iterable[str | Artifact] = (),
+        targets: str | Sequence[str] = ("all",),
+        priority: SyncPriority = "normal",
+        timeout: float = 3_600.0,  # noqa: ASYNC109 - the router keeps it, and a report comes back
+        on_progress: Callable[[SyncReport], None] | None = None,
+    ) -> SyncReport:
+        """Have data at some nodes, and wait until each has said that it has it, whole.
+
+        What: all artifacts of a dataset, of one configuration if named, or exactly `artifacts`,
+        among them what was added here just now. `targets`: ``all``, ``role:<role>``,
+        ``label:<name>=<value>``, ``zone:<zone>``, ``node:<name>``. What is there already is not
+        moved again.
+
+        The report says what became of each pair of artifact and node; see `interlock.succeeded`.
+        After `timeout` seconds (a week at most) it comes back as far as it got, with `timed_out`.
+        `on_progress` is called with each report that differs. Restarts of the router or the broker
+        are ridden out. Cancelled, nobody waits any more, and the router goes on until then.
+
+        Raises NobodyThere where no sync-router runs, BusUnavailable where the broker does not
+        answer, CommandFailed for a dataset, artifact or target that makes no sense, and
+        ArtifactError where what was added here is not known to the fleet, as its agent is away.
+        """
+        request = syncing.make_request(
+            dataset,
+            config=config,
+            artifacts=artifacts,
+            targets=targets,
+            priority=priority,
+            by=self.source,
+        )
+        return await syncing.sync(self, request, timeout_s=timeout, on_progress=on_progress)
+
     async def health(self, *, timeout_s: float = 30.0) -> ClusterHealth:
         """How the fleet as a whole is doing: level, figure and parts, and whether work is paused.
 
@@ -767,7 +841,7 @@ def connect(
 @contextlib.asynccontextmanager
 async def _connected(settings: ConnectionSettings, source: str) -> AsyncIterator[Fleet]:
     bus = await connect_bus(settings, name=source)
-    fleet = Fleet(bus, source=source, node=settings.node)
+    fleet = Fleet(bus, source=source, node=settings.node, data=state.store_root(settings))
     try:
         yield fleet
     finally:
@@ -782,7 +856,8 @@ async def _with_outbox(
     link = Link(settings, name=source)
     outbox = await Outbox.open(path, limits=limits, drain_s=settings.outbox_drain_s)
     outbox.forward(link)
-    fleet = Fleet(link, source=source, node=settings.node, outbox=outbox)
+    data = state.store_root(settings)
+    fleet = Fleet(link, source=source, node=settings.node, data=data, outbox=outbox)
     try:
         yield fleet
     finally:

@@ -151,14 +151,15 @@ class Artifacts:
     ) -> Artifact | None:
         """Seal the complete lines that a growing log gained since the last time. None: no new one.
 
-        Each segment is an artifact. Interrupted anywhere and called again, it loses nothing and
-        adds nothing twice. Raises as `add`.
+        Each segment is an artifact; what is long comes in several, so call it until it returns
+        None. Interrupted anywhere and called again, it loses nothing and adds nothing twice. Raises
+        as `add`.
         """
         from interlock.artifacts.segments import seal_log
 
         origin = self._origin()
 
-        def work(cancelled: threading.Event) -> Artifact | None:
+        def work(_: threading.Event) -> Artifact | None:
             return seal_log(
                 self._store(),
                 Path(path),
@@ -169,7 +170,6 @@ class Artifacts:
                 value=value,
                 steps=steps,
                 games=games,
-                cancelled=cancelled,
             )
 
         about = await _sealed(work)
@@ -199,15 +199,15 @@ class Artifacts:
         pause_s = _FIRST_POLL_S
         try:
             async with asyncio.timeout(timeout_s):
-                while waiting := [id for id in self._untold if among is None or id in among]:
+                while waiting := [a for a in self.untold if among is None or a.id in among]:
                     with contextlib.suppress(BusUnavailable):
                         bus = await self._connected(None)
-                        for id in waiting:
-                            while not await self._is_told(bus, self._untold[id]):
+                        for about in waiting:
+                            while not await self._is_told(bus, about):
                                 self._nudge()
                                 await asyncio.sleep(pause_s)
                                 pause_s = min(_LONGEST_POLL_S, pause_s * 1.6)
-                            self._untold.pop(id, None)
+                            self._untold.pop(about.id, None)
                         continue
                     await asyncio.sleep(_LONGEST_POLL_S)
         except TimeoutError:

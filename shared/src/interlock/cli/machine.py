@@ -228,6 +228,8 @@ def env(state: StateOption = None, json: JsonFlag = False) -> None:
         "INTERLOCK_NATS_PASSWORD": credentials.password,
         "INTERLOCK_NATS_SYSTEM_USER": SYSTEM_USER,
         "INTERLOCK_NATS_SYSTEM_PASSWORD": credentials.password,
+        # Where artifacts are sealed that this machine's agent looks after.
+        "INTERLOCK_STATE": str(folder),
     }
     if json:
         base.emit(values)

@@ -1,0 +1,324 @@
+"""Commands on artifacts: seal what is on this host, and look at what the fleet has."""
+
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from interlock.cli import base
+from interlock.cli.base import JsonFlag, StateOption
+from interlock.cli.table import write_table
+from interlock.errors import InterlockError
+
+if TYPE_CHECKING:
+    from interlock.artifacts.sdk import Artifacts, Shown
+    from interlock.settings import ConnectionSettings
+    from interlock_schemas.artifacts import Artifact
+
+__all__ = ["app"]
+
+#: How long the agent of this host may take to tell of what was sealed, seconds.
+_TOLD_S: Final = 3.0
+_SHORT: Final = 12
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Artifacts: data that is sealed on a host, kept, and moved by `interlock sync`.",
+)
+
+IdArgument = Annotated[
+    str, typer.Argument(metavar="ID", help="The artifact, or enough of its beginning.")
+]
+
+
+@app.command()
+def add(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", help="Files, folders, SQLite databases.")
+    ],
+    dataset: Annotated[str, typer.Option(help="What kind of data: games, models, npz, …")],
+    config: Annotated[str, typer.Option(help="For example hex8_2p.")] = "",
+    name: Annotated[str | None, typer.Option(help="Default: the name of the file.")] = None,
+    value: Annotated[
+        float, typer.Option(min=0, help="What losing it would cost, in units of your own.")
+    ] = 0.0,
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="Steps of training that it holds.")
+    ] = None,
+    games: Annotated[int | None, typer.Option(min=0, help="Games that it holds.")] = None,
+    log: Annotated[
+        bool, typer.Option("--log", help="It grows: seal the lines that it gained since last time.")
+    ] = False,
+    move: Annotated[
+        bool, typer.Option("--move", help="Delete the original once it is sealed.")
+    ] = False,
+    state: StateOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Seal files, folders or databases: from now on they are kept, and never change.
+
+    Needs neither a broker nor an agent: the agent of this host tells the fleet, now or later.
+    """
+    if name is not None and len(paths) > 1:
+        raise typer.BadParameter("one name is for one path", param_hint="--name")
+    if log and move:
+        raise typer.BadParameter("a growing log stays where it is: without --move")
+    described = {"dataset": dataset, "config": config, "name": name, "value": value,
+                 "steps": steps, "games": games}  # fmt: skip
+    found, failed, told = base.run(_add(base.settings(state), paths, described, log=log, move=move))
+    if json:
+        base.emit({"artifacts": found, "failed": failed, "told": told})
+    else:
+        for about in found:
+            sys.stdout.write(f"{about.id}  {base.plain(_described(about))}\n")
+        if log and not found and not failed:
+            sys.stdout.write("nothing new\n")
+    for why in failed.values():
+        sys.stderr.write(f"error: {base.plain(why)}\n")
+    if found and not told:
+        sys.stderr.write(
+            "sealed and kept; the fleet does not know of it yet. It will once the broker and the "
+            "agent of this host run.\n"
+        )
+    if failed:
+        raise typer.Exit(1)
+
+
+async def _add(
+    settings: "ConnectionSettings",
+    paths: list[Path],
+    described: dict[str, Any],
+    *,
+    log: bool,
+    move: bool,
+) -> tuple[list["Artifact"], dict[str, str], bool]:
+    from interlock.artifacts.errors import ArtifactError
+    from interlock.cli.meter import Meter
+
+    found: list[Artifact] = []
+    failed: dict[str, str] = {}
+    async with _artifacts(settings) as artifacts:
+        with Meter("sealing") as meter:
+            for path in paths:
+                try:
+                    if not log:
+                        found.append(
+                            await artifacts.add(path, **described, move=move, progress=meter.add)
+                        )
+                        continue
+                    while (segment := await artifacts.add_log(path, **described)) is not None:
+                        found.append(segment)
+                        meter.add(segment.bytes)
+                except ArtifactError as error:
+                    failed[str(path)] = str(error)
+        told = await artifacts.told(_TOLD_S) if found else True
+    return found, failed, told
+
+
+@contextlib.asynccontextmanager
+async def _artifacts(settings: "ConnectionSettings") -> AsyncIterator["Artifacts"]:
+    """The artifacts of this host; the connection is made beside, if there is one to be had."""
+    from interlock.artifacts.sdk import Artifacts
+    from interlock.link import Link
+    from interlock.state import store_root
+
+    link = Link(settings, name=f"cli/{base.who()}")
+    connecting = asyncio.create_task(link.run())
+    try:
+        yield Artifacts(
+            node=settings.node or socket.gethostname(),
+            root=store_root(settings),
+            bus=lambda: link.bus,
+            connected=link.wait,
+        )
+    finally:
+        connecting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await connecting
+        await link.close()
+
+
+@app.command("list")
+def list_artifacts(
+    dataset: Annotated[str | None, typer.Option(help="Only of this dataset.")] = None,
+    config: Annotated[str | None, typer.Option(help="Only of this configuration.")] = None,
+    node: Annotated[str | None, typer.Option(help="Only what this node holds.")] = None,
+    state: StateOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """List what the fleet knows of, the newest last."""
+    found = base.run(_list(base.settings(state), dataset, config, node))
+    if json:
+        base.emit({"artifacts": found, "total": len(found)})
+        return
+    from interlock import amounts
+
+    rows = [
+        (
+            about.id[:_SHORT],
+            about.dataset,
+            about.config,
+            about.name,
+            amounts.size(about.bytes),
+            str(about.files),
+            about.origin,
+            base.ago(about.sealed_at),
+        )
+        for about in found
+    ]
+    write_table(("id", "dataset", "config", "name", "size", "files", "origin", "age"), rows)
+    total = amounts.size(sum(about.bytes for about in found))
+    sys.stdout.write(f"{len(found):,} artifacts, {total}\n")
+
+
+async def _list(
+    settings: "ConnectionSettings", dataset: str | None, config: str | None, node: str | None
+) -> tuple["Artifact", ...]:
+    from interlock.fleet import connect
+
+    async with connect(settings, source=f"cli/{base.who()}") as fleet:
+        return await fleet.artifacts.list(dataset, config, node=node)
+
+
+@app.command()
+def show(id: IdArgument, state: StateOption = None, json: JsonFlag = False) -> None:
+    """Show an artifact, and the receipt of each of its copies."""
+    shown = base.run(_show(base.settings(state), id))
+    if json:
+        base.emit(shown)
+        return
+    from interlock import amounts
+
+    about = shown.artifact
+    lines = [
+        ("artifact", about.id),
+        ("what", _described(about)),
+        ("sealed", f"{about.sealed_at} on {about.origin}, from {about.source or 'unknown'}"),
+    ]
+    worth = [
+        f"{label} {given:g}"
+        for label, given in (("value", about.value), ("steps", about.steps), ("games", about.games))
+        if given
+    ]
+    if worth:
+        lines.append(("worth", ", ".join(worth)))
+    if shown.path is not None:
+        lines.append(("here", shown.path))
+    for label, text in lines:
+        sys.stdout.write(f"{label:<10} {base.plain(text)}\n")
+    write_table(
+        ("node", "copy", "since", "verified", "came", "why"),
+        [
+            (
+                copy.node,
+                copy.state,
+                base.ago(copy.at),
+                base.ago(copy.verified_at),
+                f"from {copy.source} by {copy.transport}" if copy.source else "sealed there",
+                copy.reason,
+            )
+            for copy in shown.copies
+        ],
+    )
+    held = sum(copy.state == "held" for copy in shown.copies)
+    sys.stdout.write(f"{held} verified copies of {amounts.size(about.bytes)}\n")
+
+
+async def _show(settings: "ConnectionSettings", id: str) -> "Shown":
+    from interlock.fleet import connect
+
+    async with connect(settings, source=f"cli/{base.who()}") as fleet:
+        return await fleet.artifacts.show(id)
+
+
+@app.command()
+def path(id: IdArgument, state: StateOption = None, json: JsonFlag = False) -> None:
+    """Print where an artifact is on this host: its file, or its folder. Read it, never write it."""
+    artifacts = _here(state)
+    whole = artifacts.find_here(id)
+    where = artifacts.path(whole)
+    if json:
+        base.emit({"id": whole, "path": str(where)})
+    else:
+        sys.stdout.write(f"{where}\n")
+
+
+@app.command()
+def verify(
+    id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="Default: everything in the store.")
+    ] = None,
+    state: StateOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Read artifacts on this host again, and check every digest. Nothing is changed by it."""
+    from interlock import amounts
+    from interlock.artifacts.errors import ArtifactError
+    from interlock.artifacts.store import LocalStore
+    from interlock.cli.meter import Meter
+
+    artifacts = _here(state)
+    store = LocalStore(artifacts.root, create=False)
+    ids = [artifacts.find_here(id)] if id is not None else store.ids()
+    damaged: dict[str, tuple[str, ...]] = {}
+    checked = count = 0
+    with Meter("verifying") as meter:
+        for number, each in enumerate(ids):
+            meter.show(count, note=f"{number:,} of {len(ids):,} artifacts")
+            try:
+                found = store.verify(each)
+            except ArtifactError as error:
+                if id is None and not store.has(each):
+                    # Dropped since it was listed.
+                    continue
+                damaged[each] = (str(error),)
+                continue
+            checked += 1
+            count += found.bytes
+            if not found.ok:
+                damaged[each] = found.problems
+    if json:
+        base.emit({"checked": checked, "bytes": count, "damaged": damaged})
+    else:
+        sys.stdout.write(f"{checked:,} artifacts read, {amounts.size(count)}, ")
+        sys.stdout.write(f"{len(damaged):,} damaged\n" if damaged else "all as they should be\n")
+        for each, problems in damaged.items():
+            sys.stdout.write(f"{each}  {base.plain('; '.join(problems))}\n")
+    if damaged:
+        sys.stderr.write(
+            "error: what is damaged is put aside by the agent of this host when it comes to check "
+            "it, and fetched again from where there is a copy\n"
+        )
+        raise typer.Exit(1)
+
+
+def _here(state: Path | None) -> "Artifacts":
+    """The artifacts of this host, without a broker."""
+    from interlock.artifacts.sdk import Artifacts
+    from interlock.state import store_root
+
+    settings = base.settings(state)
+
+    def none(*_: Any) -> Any:
+        raise InterlockError("this needs no broker")
+
+    return Artifacts(
+        node=settings.node or socket.gethostname(),
+        root=store_root(settings),
+        bus=none,
+        connected=none,
+    )
+
+
+def _described(about: "Artifact") -> str:
+    from interlock import amounts
+
+    where = f"{about.dataset}/{about.config}" if about.config else about.dataset
+    files = f", {about.files:,} files" if about.kind == "folder" else ""
+    return f"{where} {about.name}: {about.kind}, {amounts.size(about.bytes)}{files}"
