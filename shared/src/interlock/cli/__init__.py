@@ -8,6 +8,7 @@ import os
 import sys
 
 from interlock.cli import (
+    artifact,
     base,
     bench,
     chaos,
@@ -20,6 +21,7 @@ from interlock.cli import (
     nodes,
     outbox,
     plugins,
+    sync,
 )
 from interlock.errors import InterlockError
 
@@ -36,6 +38,8 @@ app.add_typer(dlq.app, name="dlq")
 app.add_typer(lock.app, name="lock")
 app.add_typer(nodes.app, name="nodes")
 app.add_typer(outbox.app, name="outbox")
+app.add_typer(artifact.app, name="artifact")
+app.add_typer(sync.app, name="sync")
 plugins.add(app)
 
 

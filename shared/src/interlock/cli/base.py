@@ -27,6 +27,7 @@ __all__ = [
     "fail",
     "first",
     "parse_since",
+    "parse_span",
     "run",
     "settings",
     "wants_json",
@@ -129,15 +130,26 @@ def who() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
+def parse_span(text: str) -> datetime.timedelta | None:
+    """``30s``, ``10m``, ``2h``, ``3d``; None: it is no span. Raises BadParameter for no end."""
+    span = re.fullmatch(r"(\d+)([smhd])", text.strip())
+    if not span:
+        return None
+    unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[span[2]]
+    try:
+        return datetime.timedelta(**{unit: int(span[1])})
+    except OverflowError:
+        raise typer.BadParameter(f"{text} is too long") from None
+
+
 def parse_since(text: str) -> str:
     """``10m``, ``2h``, ``3d`` or a time in RFC 3339, as a time in RFC 3339."""
     from interlock.clock import now, rfc3339
 
-    span = re.fullmatch(r"(\d+)([smhd])", text.strip())
-    if span:
-        unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[span[2]]
+    span = parse_span(text)
+    if span is not None:
         try:
-            return rfc3339(now() - datetime.timedelta(**{unit: int(span[1])}))
+            return rfc3339(now() - span)
         except OverflowError:
             raise typer.BadParameter(f"{text} is too long ago") from None
     try:

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
 
@@ -12,8 +12,9 @@ import typer
 from interlock import amounts
 from interlock.cli import base, sync_policy
 from interlock.cli.base import JsonFlag, StateOption
+from interlock.cli.router import ask, ask_on
 from interlock.cli.table import write_table
-from interlock.errors import BusUnavailable, InterlockError, NobodyThere
+from interlock.errors import BusUnavailable, InterlockError
 from interlock_schemas import orders
 from interlock_schemas.orders import (
     AskEvacuation,
@@ -30,7 +31,6 @@ from interlock_schemas.orders import (
 )
 
 if TYPE_CHECKING:
-    from interlock.fleet import Fleet
     from interlock.settings import ConnectionSettings
 
 __all__ = ["app"]
@@ -38,7 +38,6 @@ __all__ = ["app"]
 #: Entry points of this group make a plan for a made-up fleet: see `_made_up`.
 _PLANS: Final = "interlock.plans"
 
-_ANSWER_S: Final = 30.0
 _POLL_S: Final = 0.5
 _SHORT: Final = 12
 _PRIORITIES: Final = get_args(Priority)
@@ -70,27 +69,6 @@ ScopeArgument = Annotated[
     str,
     typer.Argument(metavar="[SCOPE]", help="fleet, dataset:<dataset> or node:<node>."),
 ]
-
-
-async def ask(settings: "ConnectionSettings", command: Any, request: Any) -> Any:
-    """Ask the router. Raises NobodyThere where there is none, saying how to start one."""
-    from interlock.fleet import connect
-
-    async with connect(settings, source=f"cli/{base.who()}") as fleet:
-        return await ask_on(fleet, command, request)
-
-
-async def ask_on(fleet: "Fleet", command: Any, request: Any) -> Any:
-    """As `ask`, on a connection."""
-    try:
-        return await fleet.command(command, request, timeout_s=_ANSWER_S)
-    except BusUnavailable as error:
-        if isinstance(error.__cause__, NobodyThere):
-            raise NobodyThere(
-                "no sync-router answers. `interlock up` starts one with everything else; a fleet's "
-                "own runs as `python -m interlock_sync_router`"
-            ) from error
-        raise
 
 
 # Have it moved
@@ -462,30 +440,22 @@ async def _history(
 
 def _line(event: dict[str, Any]) -> str:
     said = event["payload"]
-    where = said.get("node") or said.get("target_node") or "?"
-    what = " ".join(
-        str(part) for part in (said.get("dataset"), said.get("config"), _short(said)) if part
-    )
-    words = [event["time"][:19] + "Z", event["type"].removeprefix("sync."), where, what]
-    came = " ".join(
-        f"{label} {said[key]}"
-        for label, key in (("from", "source_node"), ("by", "transport"))
-        if said.get(key)
-    )
-    if came:
-        words.append(came)
-    for key in ("bytes_transferred", "saved_bytes", "lost_bytes"):
-        if isinstance(said.get(key), int | float):
-            words.append(f"{key.removesuffix('_bytes')} {amounts.size(said[key])}".replace(
-                "bytes_transferred", "moved"))  # fmt: skip
-    words += [f"{key} {said[key]}" for key in ("saved", "lost", "code") if said.get(key) is not None]
-    if said.get("reason"):
-        words.append(str(said["reason"]))
-    return "  ".join(word for word in words if word)
-
-
-def _short(said: dict[str, Any]) -> str:
-    return str(said.get("artifact") or "")[:_SHORT]
+    words = [
+        f"{event['time'][:19]}Z",
+        event["type"].removeprefix("sync."),
+        said.get("node") or said.get("target_node"),
+        said.get("dataset"),
+        said.get("config"),
+        (said.get("artifact") or "")[:_SHORT],
+    ]
+    for label, key in (("from", "source_node"), ("by", "transport"), ("code", "code"),
+                       ("saved", "saved"), ("lost", "lost")):  # fmt: skip
+        words.append(f"{label} {said[key]}" if said.get(key) is not None else "")
+    for label, key in (("moved", "bytes_transferred"), ("lost", "lost_bytes")):
+        if isinstance(said.get(key), int):
+            words.append(f"{label} {amounts.size(said[key])}")
+    words.append(said.get("reason"))
+    return "  ".join(str(word) for word in words if word)
 
 
 # What operators decide
@@ -508,13 +478,18 @@ def pause(
     if len(reason) > 500:
         raise typer.BadParameter("500 characters at most", param_hint="--reason")
     at = now()
-    until = rfc3339(at + _span(span)) if span is not None else None
+    try:
+        until = rfc3339(at + _span(span, "--for")) if span is not None else None
+    except OverflowError:
+        raise typer.BadParameter("no time that makes sense", param_hint="--for") from None
     made = Pause(by=base.who()[:200], reason=reason.strip(), at=rfc3339(at), until=until)
     _set_pause(SetPause(scope=scope, pause=made), state, json)
 
 
 @app.command()
-def resume(scope: ScopeArgument = "fleet", state: StateOption = None, json: JsonFlag = False) -> None:
+def resume(
+    scope: ScopeArgument = "fleet", state: StateOption = None, json: JsonFlag = False
+) -> None:
     """Go on: the fleet, a dataset, or a node."""
     _set_pause(SetPause(scope=scope), state, json)
 
@@ -547,10 +522,8 @@ def evacuate(
 
     Asked again, it is the same evacuation.
     """
-    deadline_s = _span(within).total_seconds() if within is not None else None
-    found = base.run(
-        _evacuate(base.settings(state), node, deadline_s, timeout if wait else 0.0)
-    )
+    deadline_s = _span(within, "--within").total_seconds() if within is not None else None
+    found = base.run(_evacuate(base.settings(state), node, deadline_s, timeout if wait else 0.0))
     if json:
         base.emit(found)
     else:
@@ -601,12 +574,8 @@ def _priority(text: str) -> Priority:
         ) from None
 
 
-def _span(text: str) -> timedelta:
-    at = datetime.now(UTC)
-    try:
-        begun = datetime.fromisoformat(base.parse_since(text))
-    except ValueError:
-        raise typer.BadParameter("30s, 10m, 2h, 3d") from None
-    if text.strip()[-1:] not in "smhd" or begun >= at:
-        raise typer.BadParameter("30s, 10m, 2h, 3d")
-    return at - begun
+def _span(text: str, option: str) -> timedelta:
+    span = base.parse_span(text)
+    if not span:
+        raise typer.BadParameter("30s, 10m, 2h, 3d", param_hint=option)
+    return span

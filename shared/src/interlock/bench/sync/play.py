@@ -120,6 +120,7 @@ class _Run:
             seal, self.store, path, dataset=dataset, origin=ORIGIN, name=path.name
         )
         self.sealed += 1
+        await self.stage.known(ORIGIN, self.sealed)
         return about
 
     async def ours(self, times: _Times, about: Artifact, targets: tuple[str, ...]) -> None:

@@ -69,7 +69,7 @@ class Stage(msgspec.Struct, frozen=True):
 async def staged(folder: Path, nodes: Sequence[str]) -> AsyncIterator[Stage]:
     """Broker, lock service, router, an agent for each node, one sshd. Ends all of it."""
     services = select([MUTEX, orders.ROUTER])
-    with private_sshd(folder / "sshd") as sshd:
+    with private_sshd(folder / "sshd", "Subsystem sftp internal-sftp") as sshd:
         async with (
             local_fleet(folder / "state", services=services) as running,
             connected(running.settings, name="bench-sync") as bus,
