@@ -33,6 +33,8 @@ _COMMIT_S: Final = 10.0
 _SAME_S: Final = 2.0
 #: Receipts of what was under way when the node went may still come so much later, seconds.
 _SETTLE_S: Final = 1.0
+#: Whoever still asks so long after the end is told what came of it, seconds.
+_TOLD_S: Final = 60.0
 
 log = logs.get_logger("interlock.router")
 
@@ -45,6 +47,7 @@ class Evacuations:
         self._roster = roster
         self._planning = planning
         self._counts: dict[str, Evacuating] = {}
+        self._ended: dict[str, tuple[float, Evacuating]] = {}
         self._facts: object = None
         self._safe: frozenset[str] = frozenset()
 
@@ -64,9 +67,12 @@ class Evacuations:
             raise CommandFailed(
                 f"no node is called {asked.node}: `interlock nodes` lists them", code="404"
             )
-        await self.begin(asked.node, asked.deadline_s)
-        self.follow()
-        return self._counts[asked.node].report(self._roster.holdings.artifacts, asked.listed)
+        ended_at, ended = self._ended.get(asked.node, (0.0, None))
+        if ended is None or time.monotonic() - ended_at > _TOLD_S:
+            await self.begin(asked.node, asked.deadline_s)
+            self.follow()
+            ended = self._counts[asked.node]
+        return ended.report(self._roster.holdings.artifacts, asked.listed)
 
     async def begin(self, node: str, deadline_s: float | None) -> None:
         """A node is about to go, in so many seconds as far as known."""
@@ -151,6 +157,7 @@ class Evacuations:
         event = found.conclusion(self._roster.holdings.artifacts)
         id = f"evacuated-{found.node}-{found.began_at}"
         await self._bus.publish(*encode_event(event, source=ROUTER, id=id))
+        self._ended[found.node] = (time.monotonic(), found)
         log.info("a node is gone", node=found.node, saved=event.saved, lost=event.lost)
         key = evacuation_key(found.node)
         headers = {**living(ORDERS.marker_ttl_s), **PURGE, **expecting(revision)}

@@ -567,11 +567,12 @@ async def _evacuate(
 
 def _priority(text: str) -> Priority:
     try:
-        return msgspec.convert(text, Priority)
+        found: Priority = msgspec.convert(text, Priority)
     except msgspec.ValidationError:
         raise typer.BadParameter(
             f"one of {', '.join(_PRIORITIES)}", param_hint="--priority"
         ) from None
+    return found
 
 
 def _span(text: str, option: str) -> timedelta:

@@ -5,8 +5,9 @@ takes it out of the trip; one of the way has the next transport tried.
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -33,6 +34,9 @@ __all__ = ["Fetching"]
 
 _MANIFESTS_AT_ONCE: Final = 8
 _WRITES_AT_ONCE: Final = 32
+#: What is complete of a trip stands so soon, whatever is still on its way: its source may be gone
+#: before the rest has come.
+_TAKEN_IN_EVERY_S: Final = 0.5
 #: Failures of one artifact, that say nothing about the others of a trip.
 _OF_ONE: Final[frozenset[FailureCode]] = frozenset(("damaged", "source_gone", "source_damaged"))
 
@@ -138,21 +142,30 @@ class Fetching:
             for each in coming:
                 self._spent.setdefault(each.id, _Spent(began))
             error: TransferFailed | None = None
+            there = len(wanted)
+
+            async def take_in() -> None:
+                here = [each.id for each in coming if each.complete and each.id in wanted]
+                for id in here:
+                    self._spent[id].count += intake.received.pop(id, 0)
+                await self._take_in(run, here, wanted, source, carrier.name)
+
             if pieces:
                 try:
-                    await carrier.fetch(peer, pieces, intake, self._ways.pacer(source))
+                    async with _again_and_again(take_in, wanted=len(coming) > 1):
+                        await carrier.fetch(peer, pieces, intake, self._ways.pacer(source))
                 except TransferFailed as failed:
                     error = failed
                 finally:
                     intake.close()
-                    for id, count in intake.received.items():
-                        self._spent[id].count += count
             if error is None and pieces:
                 self._ways.went(source, carrier.name, asked, time.monotonic() - began)
-            here = [each for each in coming if each.complete]
-            await self._take_in(run, [each.id for each in here], wanted, source, carrier.name)
+            await take_in()
+            for id, count in intake.received.items():
+                if id in self._spent:
+                    self._spent[id].count += count
             if error is None:
-                if not here:
+                if len(wanted) == there:
                     text = "it delivered less than was asked for"
                     return _tried("io", text, source, carrier.name)
                 return None
@@ -295,6 +308,32 @@ class Fetching:
             self._outcomes.put_off(order)
             return False
         return True
+
+
+@contextlib.asynccontextmanager
+async def _again_and_again(
+    work: Callable[[], Awaitable[None]], *, wanted: bool
+) -> AsyncIterator[None]:
+    """Have something done every moment while the block lasts; the last time is seen through."""
+    if not wanted:
+        yield
+        return
+    over = asyncio.Event()
+
+    async def repeat() -> None:
+        while not over.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TAKEN_IN_EVERY_S):
+                    await over.wait()
+                    return
+            await work()
+
+    task = asyncio.create_task(repeat())
+    try:
+        yield
+    finally:
+        over.set()
+        await task
 
 
 def _tried(
