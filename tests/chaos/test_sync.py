@@ -71,10 +71,8 @@ async def move_under_faults(
             source_tree(sources / "tree", files)
             (sources / "big.bin").write_bytes(os.urandom(MIB) * (big_bytes // MIB))
             with Producer(sources) as producer, Watch([*(a.root for a in agents), plain]) as watch:
-                for name, extra in (("tree", ()), ("big.bin", ()), ("games.db", ())):
-                    told = origin.cli(
-                        "artifact", "add", str(sources / name), "--dataset", DATASET, *extra
-                    )
+                for name in ("tree", "big.bin", "games.db"):
+                    told = origin.cli("artifact", "add", str(sources / name), "--dataset", DATASET)
                     assert told.returncode == 0, told.stderr
                 killing = asyncio.create_task(
                     kill_at_random(
@@ -82,7 +80,7 @@ async def move_under_faults(
                     )
                 )
                 while not killing.done():
-                    for name, extra in (("games.db", ()), ("selfplay.jsonl", ("--log",))):
+                    for name, *extra in (("games.db",), ("selfplay.jsonl", "--log")):
                         told = await asyncio.to_thread(
                             origin.cli,
                             "artifact",

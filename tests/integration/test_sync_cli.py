@@ -1,7 +1,8 @@
-"""`interlock artifact`, `interlock sync`, and what workers ask for: with real agents and routers."""
+"""`interlock artifact`, `interlock sync`, and what workers ask for; real agents, real routers."""
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import re
@@ -9,9 +10,10 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest import mock
 
 import pytest
 
@@ -19,16 +21,50 @@ import interlock
 from interlock.artifacts.errors import ArtifactError
 from interlock.blocking import connect_blocking
 from interlock.bus import Bus
-from interlock.errors import CommandFailed, NobodyThere
+from interlock.cli import main
+from interlock.errors import BusUnavailable, CommandFailed, NobodyThere
 from interlock.fleet import Fleet
+from interlock.kv import Store
 from interlock.local import local_fleet
 from interlock.settings import ConnectionSettings
+from interlock_schemas import orders
 from interlock_schemas.orders import SyncReport
-from tests.conftest import PATIENCE_S, Up, cli_json, eventually, run_cli
+from interlock_schemas.topology import ORDERS
+from tests.conftest import PATIENCE_S, Up, clean_env, eventually
 from tests.integration.agents import agent
 from tests.integration.stand_in import artifact, stand_in
 
-Told = subprocess.CompletedProcess[str]
+
+class Told(NamedTuple):
+    """What a command said."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def typed(env: Mapping[str, str], *arguments: str) -> Told:
+    """Run a command as `interlock` does, in this process: it is asked often."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.dict(os.environ, env, clear=True),
+        mock.patch.object(sys, "argv", ["interlock", *arguments]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        else:
+            code = 0
+    return Told(code, out.getvalue(), err.getvalue())
+
+
+def typed_json(env: Mapping[str, str], *arguments: str, code: int = 0) -> Any:
+    told = typed(env, *arguments, "--json")
+    assert told.code == code, told.stdout + told.stderr
+    return json.loads(told.stdout.splitlines()[-1])
 
 
 class Host:
@@ -36,21 +72,13 @@ class Host:
 
     def __init__(self, up: Up, name: str, folder: Path) -> None:
         self.up, self.name, self.folder = up, name, folder
-        self.env = up.env | {
-            "INTERLOCK_NODE": name,
-            "INTERLOCK_STATE": str(folder),
-        }
+        self.env = up.env | {"INTERLOCK_NODE": name, "INTERLOCK_STATE": str(folder)}
 
     def run(self, *arguments: str) -> Told:
-        return subprocess.run(
-            [sys.executable, "-m", "interlock", *arguments],
-            capture_output=True, text=True, env=self.env, timeout=PATIENCE_S * 2, check=False,
-        )  # fmt: skip
+        return typed(self.env, *arguments)
 
     def json(self, *arguments: str, code: int = 0) -> Any:
-        told = self.run(*arguments, "--json")
-        assert told.returncode == code, told.stdout + told.stderr
-        return json.loads(told.stdout.splitlines()[-1])
+        return typed_json(self.env, *arguments, code=code)
 
     @property
     def settings(self) -> ConnectionSettings:
@@ -84,6 +112,7 @@ def test_what_is_added_is_at_the_other_host_with_a_receipt(
     dataset = fresh()
     source = tmp_path / "games.bin"
     source.write_bytes(os.urandom(300_000))
+    a.json("sync", "policy", "set", dataset, "--copies", "1")
     added = a.json(
         "artifact", "add", str(source), "--dataset", dataset, "--config", "hex8", "--value", "7"
     )
@@ -95,7 +124,7 @@ def test_what_is_added_is_at_the_other_host_with_a_receipt(
     known = b.json("artifact", "list", "--dataset", dataset, "--config", "hex8")
     assert [each["id"] for each in known["artifacts"]] == [about["id"]]
     there = b.run("artifact", "path", about["id"])
-    assert there.returncode == 1
+    assert there.code == 1
     assert "not on this host" in there.stderr
 
     report = a.json("sync", "run", dataset, "--to", f"node:{b.name}")
@@ -149,12 +178,10 @@ def test_adding_needs_neither_broker_nor_agent(tmp_path: Path) -> None:
     source = tmp_path / "x"
     source.write_bytes(b"x")
     env = {"INTERLOCK_NATS_URL": "nats://127.0.0.1:1", "INTERLOCK_DATA": str(tmp_path / "store")}
-    told = subprocess.run(
-        [sys.executable, "-m", "interlock", "artifact", "add", str(source), "--dataset", "games",
-         "--move", "--json"],
-        capture_output=True, text=True, env=os.environ | env, timeout=PATIENCE_S, check=False,
-    )  # fmt: skip
-    assert told.returncode == 0, told.stderr
+    told = typed(
+        clean_env() | env, "artifact", "add", str(source), "--dataset", "games", "--move", "--json"
+    )
+    assert told.code == 0, told.stderr
     assert json.loads(told.stdout)["told"] is False
     assert "does not know of it yet" in told.stderr
     assert not source.exists()
@@ -203,6 +230,17 @@ def test_a_plain_script_has_the_same(hosts: tuple[Host, Host], tmp_path: Path) -
         assert fleet.artifacts.path(about).read_bytes() == path.read_bytes()
 
 
+def test_the_example_in_the_documents_runs(up: Up) -> None:
+    example = Path(__file__).parents[2] / "docs" / "examples" / "artifacts.py"
+    told = subprocess.run(
+        [sys.executable, "-W", "error", str(example)],
+        env=up.env | {"INTERLOCK_STATE": str(up.folder)},
+        capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    assert "it is there" in told.stdout
+
+
 def test_why_something_goes_where_it_goes(hosts: tuple[Host, Host], tmp_path: Path) -> None:
     a, b = hosts
     dataset = fresh()
@@ -214,7 +252,7 @@ def test_why_something_goes_where_it_goes(hosts: tuple[Host, Host], tmp_path: Pa
     assert paused["pauses"][f"dataset:{dataset}"]["reason"] == "moving house"
     (about,) = a.json("artifact", "add", str(path), "--dataset", dataset)["artifacts"]
     listed = a.run("sync", "plan", dataset, "--artifact", about["id"][:12])
-    assert listed.returncode == 0, listed.stderr
+    assert listed.code == 0, listed.stderr
     assert b.name in listed.stdout
     assert "paused" in a.run("sync", "status").stdout
     assert (
@@ -254,34 +292,36 @@ def test_what_only_one_node_has_is_saved_before_it_goes(up: Up, tmp_path: Path) 
 
 def test_policies_are_set_shown_and_read_from_a_file(up: Up, tmp_path: Path) -> None:
     games, models = fresh(), fresh()
-    said = cli_json(
-        up, "sync", "policy", "set", games, "--copies", "3", "--target", "role:trainer",
+    env = clean_env() | {"INTERLOCK_STATE": str(up.folder)}
+    said = typed_json(
+        env, "sync", "policy", "set", games, "--copies", "3", "--target", "role:trainer",
         "--keep-last", "5", "--largest", "2 GB", "--drop-at-origin",
     )["policy"]  # fmt: skip
     assert (said["copies"], said["targets"], said["largest_bytes"]) == (3, ["role:trainer"], 2e9)
-    said = cli_json(
-        up, "sync", "policy", "set", games, "--target", "none", "--keep-last", "0", "--largest",
+    said = typed_json(
+        env, "sync", "policy", "set", games, "--target", "none", "--keep-last", "0", "--largest",
         "none", "--priority", "high",
     )["policy"]  # fmt: skip
-    assert said == {"dataset": games, "copies": 3, "priority": "high", "keep_at_origin": False}
+    assert (said["copies"], said["targets"], said["largest_bytes"]) == (3, [], None)
+    assert (said["keep_last"], said["priority"], said["keep_at_origin"]) == (None, "high", False)
     file = tmp_path / "sync.toml"
     file.write_text(f"[policy.{games}]\ncopies = 2\n[policy.{models}]\ntargets = ['all']\n")
-    assert len(cli_json(up, "sync", "policy", "apply", str(file), "--dry-run")["changed"]) == 2
-    assert len(cli_json(up, "sync", "policy", "apply", str(file))["changed"]) == 2
-    assert cli_json(up, "sync", "policy", "apply", str(file))["unchanged"] == [
+    assert len(typed_json(env, "sync", "policy", "apply", str(file), "--dry-run")["changed"]) == 2
+    assert len(typed_json(env, "sync", "policy", "apply", str(file))["changed"]) == 2
+    assert typed_json(env, "sync", "policy", "apply", str(file))["unchanged"] == [
         *sorted((games, models))
     ]
     file.write_text(f"[policy.{games}]\n\ncopies = 0\n")
-    told = run_cli(up, "sync", "policy", "apply", str(file), "--json")
-    assert told.returncode == 1
+    told = typed(env, "sync", "policy", "apply", str(file), "--json")
+    assert told.code == 1
     problem = json.loads(told.stdout)["problems"][0]
     assert (problem["line"], problem["field"]) == (3, f"policy.{games}.copies")
-    assert cli_json(up, "sync", "policy", "set", games, "--default")["policy"] is None
-    shown = cli_json(up, "sync", "policy", "show", games)
+    assert typed_json(env, "sync", "policy", "set", games, "--default")["policy"] is None
+    shown = typed_json(env, "sync", "policy", "show", games)
     assert (shown["policies"], shown["default"]["copies"]) == ([], 2)
-    assert games not in run_cli(up, "sync", "policy", "show").stdout
-    wrong = run_cli(up, "sync", "policy", "set", games, "--target", "everyone")
-    assert wrong.returncode == 1
+    assert games not in typed(env, "sync", "policy", "show").stdout
+    wrong = typed(env, "sync", "policy", "set", games, "--target", "everyone")
+    assert wrong.code == 1
     assert "no selector" in wrong.stderr
 
 
@@ -304,30 +344,45 @@ async def test_a_report_comes_back_when_the_time_is_over(bus: Bus, fleet: Fleet)
 
 
 async def known(fleet: Fleet, dataset: str) -> bool:
-    from interlock_schemas import orders
+    """Whether the router has heard of a dataset."""
+    try:
+        asked = orders.Request(id=f"ask-{dataset}", dataset=dataset)
+        await fleet.command(orders.PLAN, orders.AskPlan(dataset=dataset, request=asked))
+    except (BusUnavailable, CommandFailed):
+        return False
+    return True
 
-    status = await fleet.command(orders.STATUS, orders.AskStatus())
-    return any(each.dataset == dataset for each in status.datasets) or status.artifacts > 0
+
+class RouterAlone(Up):
+    def await_services(self) -> None:
+        """The test waits for what it needs by itself."""
 
 
-async def test_a_router_that_is_killed_meanwhile_does_no_harm(own_up: Up) -> None:
-    dataset = fresh()
-    async with interlock.connect(own_up.settings) as fleet, stand_in(fleet.bus, "a", "b") as agents:
-        agents.working.clear()
-        await agents.sealed(artifact(dataset, "x", "a"))
-        await eventually(lambda: known(fleet, dataset))
-        asked = asyncio.Event()
-        syncing = asyncio.create_task(
-            fleet.sync(dataset, targets=["node:b"], on_progress=lambda _: asked.set())
-        )
-        await asyncio.wait(
-            (syncing, asyncio.create_task(asked.wait())), return_when="FIRST_COMPLETED"
-        )
-        os.kill(own_up.pids()["sync-router"], signal.SIGKILL)
-        agents.working.set()
-        report = await syncing
-        assert interlock.succeeded(report)
-        assert report.verified == 1
+async def test_a_router_that_is_killed_meanwhile_does_no_harm(tmp_path: Path) -> None:
+    up = RouterAlone(tmp_path / "state", "--only", "sync-mutex", "--only", "sync-router")
+    await asyncio.to_thread(up.start)
+    try:
+        async with (
+            interlock.connect(up.settings) as fleet,
+            stand_in(fleet.bus, "a", "b") as agents,
+        ):
+            agents.working.clear()
+            await agents.sealed(artifact("games", "x", "a"))
+            await eventually(lambda: known(fleet, "games"))
+
+            async def ordered() -> bool:
+                entries = await Store(fleet.bus, ORDERS).entries()
+                return any(each.key.startswith("order.b.") for each in entries)
+
+            syncing = asyncio.create_task(fleet.sync("games", targets=["node:b"]))
+            await eventually(ordered)
+            os.kill(up.pids()["sync-router"], signal.SIGKILL)
+            agents.working.set()
+            report = await syncing
+            assert interlock.succeeded(report)
+            assert report.verified == 1
+    finally:
+        assert await asyncio.to_thread(up.stop) == 0
 
 
 async def test_where_nobody_routes_one_is_told_how_to_start_it(tmp_path: Path) -> None:

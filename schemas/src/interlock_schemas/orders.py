@@ -226,7 +226,7 @@ class AskReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The most that are listed one by one."""
 
 
-class Pair(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Pair(msgspec.Struct, frozen=True, kw_only=True):
     """An artifact and a node, and why it is not there."""
 
     artifact: Digest
@@ -235,7 +235,7 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     text: Text = ""
 
 
-class SyncReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a request. Counts are of pairs of an artifact and a node."""
 
     id: Short
@@ -271,7 +271,7 @@ class AskPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 200
 
 
-class LeftOut(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
     """A node that gets nothing, and why."""
 
     node: Name
@@ -280,7 +280,7 @@ class LeftOut(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """That it would have been given otherwise; 0: not counted."""
 
 
-class PlannedMove(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class PlannedMove(msgspec.Struct, frozen=True, kw_only=True):
     """One move."""
 
     action: Action
@@ -295,7 +295,7 @@ class PlannedMove(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     under_way: bool = False
 
 
-class DatasetStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class DatasetStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A dataset, beside its policy."""
 
     dataset: Dataset
@@ -308,7 +308,7 @@ class DatasetStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """Short, and there is nothing that could be done now."""
 
 
-class PlanView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class PlanView(msgspec.Struct, frozen=True, kw_only=True):
     """What would be done, the most urgent first."""
 
     moves: tuple[PlannedMove, ...]
@@ -324,7 +324,7 @@ class AskStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How is the fleet's data?"""
 
 
-class NodeStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A node, as the router sees it."""
 
     node: Name
@@ -343,7 +343,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     at_risk_value: float = 0.0
 
 
-class SyncStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class SyncStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How the fleet's data is."""
 
     at: str
@@ -393,7 +393,7 @@ class AskEvacuation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     listed: Annotated[int, Meta(ge=0, le=10_000)] = 1_000
 
 
-class Evacuation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Evacuation(msgspec.Struct, frozen=True, kw_only=True):
     """What only that node had when its leave began, and where that is now."""
 
     node: Name

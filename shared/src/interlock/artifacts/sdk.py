@@ -85,7 +85,7 @@ class Artifacts:
         self.node = node
         self.root = root
         self._bus = bus
-        self._connected = connected
+        self.connected = connected
         self._untold: dict[str, Artifact] = {}
 
     # On this host
@@ -201,7 +201,7 @@ class Artifacts:
             async with asyncio.timeout(timeout_s):
                 while waiting := [a for a in self.untold if among is None or a.id in among]:
                     with contextlib.suppress(BusUnavailable):
-                        bus = await self._connected(None)
+                        bus = await self.connected(None)
                         for about in waiting:
                             while not await self._is_told(bus, about):
                                 self._nudge()
@@ -228,7 +228,7 @@ class Artifacts:
 
         Raises BusUnavailable.
         """
-        bus = await self._connected(_CONNECTED_S)
+        bus = await self.connected(_CONNECTED_S)
         held: set[str] | None = None
         if node is not None:
             copies = await _read(bus, copy_keys(node), Copy)
@@ -247,7 +247,7 @@ class Artifacts:
 
         Raises ArtifactError where none is called so, or several are, and BusUnavailable.
         """
-        bus = await self._connected(_CONNECTED_S)
+        bus = await self.connected(_CONNECTED_S)
         given = artifact if isinstance(artifact, str) else artifact.id
         id = await self.find(given)
         found = await _read(bus, artifact_key(id), Artifact)
@@ -275,7 +275,7 @@ class Artifacts:
         return one_of(prefix, self._store(create=False).ids(part))
 
     async def _ids(self, begin: str) -> "tuple[str, ...]":
-        bus = await self._connected(_CONNECTED_S)
+        bus = await self.connected(_CONNECTED_S)
         cut = len(INVENTORY.key_subject(artifact_key("")))
         reader = Reader(
             bus,

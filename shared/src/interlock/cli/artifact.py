@@ -13,7 +13,7 @@ import typer
 from interlock.cli import base
 from interlock.cli.base import JsonFlag, StateOption
 from interlock.cli.table import write_table
-from interlock.errors import InterlockError
+from interlock.errors import BusUnavailable, InterlockError
 
 if TYPE_CHECKING:
     from interlock.artifacts.sdk import Artifacts, Shown
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-#: How long the agent of this host may take to tell of what was sealed, seconds.
+#: How long a connection may take, and the agent of this host to tell of what was sealed, seconds.
+_CONNECTED_S: Final = 1.0
 _TOLD_S: Final = 3.0
 _SHORT: Final = 12
 
@@ -117,8 +118,16 @@ async def _add(
                         meter.add(segment.bytes)
                 except ArtifactError as error:
                     failed[str(path)] = str(error)
-        told = await artifacts.told(_TOLD_S) if found else True
+        told = await _told(artifacts) if found else True
     return found, failed, told
+
+
+async def _told(artifacts: "Artifacts") -> bool:
+    try:
+        await artifacts.connected(_CONNECTED_S)
+    except BusUnavailable:
+        return False
+    return await artifacts.told(_TOLD_S)
 
 
 @contextlib.asynccontextmanager

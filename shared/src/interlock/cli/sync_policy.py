@@ -45,7 +45,8 @@ def show(
     else:
         found = tuple(each for each in page.policies if each.dataset == dataset)
     if json:
-        base.emit({"policies": found, "default": page.default})
+        whole = [msgspec.structs.asdict(each) for each in found]
+        base.emit({"policies": whole, "default": msgspec.structs.asdict(page.default)})
     else:
         _write([*found, page.default], page.default)
 
@@ -110,7 +111,8 @@ def set_policy(
         raise typer.BadParameter("say what holds, --copies 3 for one; or --default alone")
     policy, page = base.run(_set(base.settings(state), dataset, None if default else said))
     if json:
-        base.emit({"dataset": dataset, "policy": policy})
+        whole = msgspec.structs.asdict(policy) if policy is not None else None
+        base.emit({"dataset": dataset, "policy": whole})
     else:
         _write([policy or page.default], page.default)
 
@@ -161,7 +163,8 @@ def apply(
     names = {each.dataset for each in changed}
     unchanged = [each.dataset for each in described if each.dataset not in names]
     if json:
-        base.emit({"changed": changed, "unchanged": unchanged, "dry_run": dry_run})
+        whole = [msgspec.structs.asdict(each) for each in changed]
+        base.emit({"changed": whole, "unchanged": unchanged, "dry_run": dry_run})
         return
     _write(list(changed), page.default)
     did = "would change" if dry_run else "changed"
