@@ -75,6 +75,7 @@ class Planning:
         self._full_s = 0.0
         self._full_ended = -1e18
         self._again: set[str] = set()
+        self._doubted: set[tuple[str, str]] = set()
         self._looked_at = 0.0
 
     def begin(self) -> None:
@@ -219,6 +220,7 @@ class Planning:
                 continue
             self._give(changes, move, world, lease.token, at)
         self._drop_on(changes, world, lease.token)
+        self._check_doubted(changes, world, lease.token, at)
         self._clear_failed(changes, world, only)
         self._adopt(changes, lease.token, urgent)
         if not changes:
@@ -316,6 +318,30 @@ class Planning:
                     priority=move.priority,
                     rank=move.rank,
                     reasons=(f"{move.node} is to drop its copy",),
+                )
+                self._give(changes, check, world, token, at)
+
+    def doubt(self, node: str, artifact: str) -> None:
+        """Others could not fetch it from there: it is to look at its copy again."""
+        self._doubted.add((node, artifact))
+        self._roster.dirty.add(artifact)
+        self._roster.on_change()
+
+    def _check_doubted(
+        self, changes: dict[tuple[str, str], Change], world: World, token: int, at: str
+    ) -> None:
+        """Have copies checked that others could not fetch: what is damaged is known then."""
+        doubted, self._doubted = self._doubted, set()
+        for node, artifact in sorted(doubted):
+            stands = node in world.copies.get(artifact, ())
+            if stands and (node, artifact) not in self._roster.orders:
+                check = Move(
+                    node=node,
+                    artifact=artifact,
+                    action="verify",
+                    priority="high",
+                    rank=0.0,
+                    reasons=("another node could not fetch it from there",),
                 )
                 self._give(changes, check, world, token, at)
 

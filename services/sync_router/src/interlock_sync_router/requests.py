@@ -134,7 +134,8 @@ def report(
         if len(there) == len(wanted):
             continue
         for name in sorted(wanted - there):
-            why = _why(name, artifacts[id], against[name], nodes, exclusions, over=over)
+            lost = not copies.get(id)
+            why = _why(name, artifacts[id], against[name], nodes, exclusions, over=over, lost=lost)
             if why is None:
                 pending += 1
                 pending_bytes += size
@@ -170,15 +171,16 @@ def _why(
     exclusions: Exclusions,
     *,
     over: bool,
+    lost: bool,
 ) -> tuple[str, str] | None:
-    """Why a pair failed; None: it is pending."""
+    """Why a pair failed; None: it is pending. `lost`: nobody holds it any more."""
     if against:
         return against[0][0], "; ".join(text for _, text in against)
     node = nodes[name]
     if node.datasets is not None and about.dataset not in node.datasets:
         return "dataset", f"its description says that it does not take {about.dataset}"
     lately = exclusions.of(name, about.id)
-    if lately is not None and (lately.given_up or over):
+    if lately is not None and (lately.given_up or over or lost):
         return lately.failure.code, lately.failure.text
     if node.free_bytes is not None and about.bytes > node.free_bytes:
         return "no_space", f"it has {node.free_bytes:,} bytes free, and {about.bytes:,} are needed"

@@ -141,6 +141,8 @@ class Router:
         failed_at = min(at, at_of(failure.at) or at)
         if self.exclusions.note(node, artifact, failure, failed_at) and self.leads:
             self._tell_failed(standing)
+            if failure.source is not None and failure.code in ("source_damaged", "source_gone"):
+                self.planning.doubt(failure.source, artifact)
         self.planning.freed()
 
     def _tell_failed(self, standing: Standing) -> None:

@@ -1,10 +1,8 @@
 """Commands on artifacts: seal what is on this host, and look at what the fleet has."""
 
-import asyncio
-import contextlib
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -13,10 +11,11 @@ import typer
 from interlock.cli import base
 from interlock.cli.base import JsonFlag, StateOption
 from interlock.cli.table import write_table
-from interlock.errors import BusUnavailable, InterlockError
+from interlock.errors import BusUnavailable, ConnectFailed
 
 if TYPE_CHECKING:
     from interlock.artifacts.sdk import Artifacts, Shown
+    from interlock.bus import Bus
     from interlock.settings import ConnectionSettings
     from interlock_schemas.artifacts import Artifact
 
@@ -72,7 +71,9 @@ def add(
         raise typer.BadParameter("a growing log stays where it is: without --move")
     described = {"dataset": dataset, "config": config, "name": name, "value": value,
                  "steps": steps, "games": games}  # fmt: skip
-    found, failed, told = base.run(_add(base.settings(state), paths, described, log=log, move=move))
+    found, failed, told = base.run(
+        _add(base.settings(state, timeout_s=_CONNECTED_S), paths, described, log=log, move=move)
+    )
     if json:
         base.emit({"artifacts": found, "failed": failed, "told": told})
     else:
@@ -99,58 +100,44 @@ async def _add(
     log: bool,
     move: bool,
 ) -> tuple[list["Artifact"], dict[str, str], bool]:
+    """What was sealed, what was not and why, and whether the fleet knows of it."""
     from interlock.artifacts.errors import ArtifactError
+    from interlock.bus import connected
     from interlock.cli.meter import Meter
 
     found: list[Artifact] = []
     failed: dict[str, str] = {}
-    async with _artifacts(settings) as artifacts:
-        with Meter("sealing") as meter:
-            for path in paths:
-                try:
-                    if not log:
-                        found.append(
-                            await artifacts.add(path, **described, move=move, progress=meter.add)
-                        )
-                        continue
-                    while (segment := await artifacts.add_log(path, **described)) is not None:
-                        found.append(segment)
-                        meter.add(segment.bytes)
-                except ArtifactError as error:
-                    failed[str(path)] = str(error)
-        told = await _told(artifacts) if found else True
-    return found, failed, told
+    bus: Bus | None = None
 
+    def current() -> "Bus":
+        if bus is None:
+            raise BusUnavailable("nothing was connected to yet")
+        return bus
 
-async def _told(artifacts: "Artifacts") -> bool:
+    async def standing(_: float | None) -> "Bus":
+        return current()
+
+    artifacts = _artifacts(settings, current, standing)
+    with Meter("sealing") as meter:
+        for path in paths:
+            try:
+                if not log:
+                    found.append(
+                        await artifacts.add(path, **described, move=move, progress=meter.add)
+                    )
+                    continue
+                while (segment := await artifacts.add_log(path, **described)) is not None:
+                    found.append(segment)
+                    meter.add(segment.bytes)
+            except ArtifactError as error:
+                failed[str(path)] = str(error)
+    if not found:
+        return found, failed, True
     try:
-        await artifacts.connected(_CONNECTED_S)
-    except BusUnavailable:
-        return False
-    return await artifacts.told(_TOLD_S)
-
-
-@contextlib.asynccontextmanager
-async def _artifacts(settings: "ConnectionSettings") -> AsyncIterator["Artifacts"]:
-    """The artifacts of this host; the connection is made beside, if there is one to be had."""
-    from interlock.artifacts.sdk import Artifacts
-    from interlock.link import Link
-    from interlock.state import store_root
-
-    link = Link(settings, name=f"cli/{base.who()}")
-    connecting = asyncio.create_task(link.run())
-    try:
-        yield Artifacts(
-            node=settings.node or socket.gethostname(),
-            root=store_root(settings),
-            bus=lambda: link.bus,
-            connected=link.wait,
-        )
-    finally:
-        connecting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await connecting
-        await link.close()
+        async with connected(settings, name=f"cli/{base.who()}") as bus:
+            return found, failed, await artifacts.told(_TOLD_S)
+    except ConnectFailed:
+        return found, failed, False
 
 
 @app.command("list")
@@ -309,20 +296,23 @@ def verify(
 
 def _here(state: Path | None) -> "Artifacts":
     """The artifacts of this host, without a broker."""
+
+    def none(*_: Any) -> Any:
+        raise BusUnavailable("this needs no broker")
+
+    return _artifacts(base.settings(state), none, none)
+
+
+def _artifacts(
+    settings: "ConnectionSettings",
+    bus: "Callable[[], Bus]",
+    connected: "Callable[[float | None], Awaitable[Bus]]",
+) -> "Artifacts":
     from interlock.artifacts.sdk import Artifacts
     from interlock.state import store_root
 
-    settings = base.settings(state)
-
-    def none(*_: Any) -> Any:
-        raise InterlockError("this needs no broker")
-
-    return Artifacts(
-        node=settings.node or socket.gethostname(),
-        root=store_root(settings),
-        bus=none,
-        connected=none,
-    )
+    node = settings.node or socket.gethostname()
+    return Artifacts(node=node, root=store_root(settings), bus=bus, connected=connected)
 
 
 def _described(about: "Artifact") -> str:
