@@ -14,6 +14,7 @@ import threading
 import time
 from pathlib import Path
 
+from interlock import state
 from tests.conftest import Up
 
 HASHED = "sha256sum"
@@ -198,7 +199,12 @@ async def kill_at_random(
             await asyncio.sleep(rand.uniform(0.2, 1.0))
             agent.kill(signal.SIGCONT)
         else:
-            pid = up.pids().get("broker" if kind == "broker" else "sync-router")
-            with contextlib.suppress(ProcessLookupError, TypeError):
-                os.kill(pid, signal.SIGKILL)  # type: ignore[arg-type]
+            # The broker may just be starting again.
+            running = state.read_run(up.folder, answering=False)
+            assert running is not None, "`interlock up` ended"
+            name = "broker" if kind == "broker" else "sync-router"
+            for process in running.processes:
+                if process.name == name:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(process.pid, signal.SIGKILL)
     return count

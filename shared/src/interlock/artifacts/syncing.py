@@ -27,7 +27,7 @@ LONGEST_S: Final = 7 * 86_400.0
 
 _ANSWER_S: Final = 5.0
 #: A router that is being started again is waited for, seconds.
-_PATIENCE_S: Final = 10.0
+_PATIENCE_S: Final = 5.0
 _FIRST_POLL_S: Final = 0.05
 _LONGEST_POLL_S: Final = 1.0
 _TOLD_S: Final = 30.0

@@ -512,7 +512,8 @@ def evacuate(
         str | None, typer.Option(metavar="SPAN", help="It goes after so long: 90s, 30m, 2h.")
     ] = None,
     wait: Annotated[
-        bool, typer.Option("--wait/--no-wait", help="Wait until all is safe, or only report.")
+        bool,
+        typer.Option("--wait/--no-wait", help="Wait until all is safe, or only begin and report."),
     ] = True,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait at most.")] = 3_600.0,
     state: StateOption = None,
