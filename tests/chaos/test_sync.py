@@ -93,6 +93,7 @@ async def move_under_faults(
                         assert told.returncode == 0, told.stderr
                     await asyncio.sleep(2)
                 assert sum(killing.result().values()) > 3
+                await asyncio.to_thread(up.await_services)
                 told = await asyncio.to_thread(
                     origin.cli,
                     *("sync", "run", DATASET, "--timeout", str(timeout_s), "--json"),

@@ -63,7 +63,7 @@ class StoreKeeper:
 
     def __init__(self, fleet: Fleet, settings: Settings, *, node: str, instance: str) -> None:
         self.node = node
-        self.root = _root(settings)
+        self.root = state.store_root(settings)
         self._fleet = fleet
         self._settings = settings
         self._instance = instance
@@ -374,11 +374,6 @@ class StoreKeeper:
         except OSError as error:
             log.warning("the store cannot be read", root=str(self.root), why=str(error))
             return otherwise
-
-
-def _root(settings: Settings) -> Path:
-    found: Path | None = getattr(settings, "data", None)
-    return found or (settings.state or state.default_folder()) / "store"
 
 
 def _device(store: LocalStore) -> tuple[int, int]:

@@ -10,7 +10,6 @@ import errno
 import hashlib
 import io
 import os
-import shutil
 import sqlite3
 import stat
 import threading
@@ -42,6 +41,7 @@ class Made(msgspec.Struct, kw_only=True):
     folder: Path
     entries: list[FileEntry] = []
     kinds: set[Kind] = set()
+    databases: set[str] = set()
 
 
 class _Changed(Exception):
@@ -136,7 +136,7 @@ def seal(
     except OSError as error:
         raise _not_sealed(error, path) from error
     if move:
-        _delete(real, whole=whole)
+        _delete(real, work.made, whole=whole)
     return about
 
 
@@ -205,15 +205,29 @@ def _not_sealed(error: OSError, path: Path) -> NotSealed:
     return NotSealed(f"{path} was not sealed: {where}: {error.strerror or error}")
 
 
-def _delete(path: Path, *, whole: bool) -> None:
+def _delete(path: Path, made: Made, *, whole: bool) -> None:
     """What was sealed and moved. It is safe in the store by now."""
     with contextlib.suppress(FileNotFoundError):
         if whole:
-            shutil.rmtree(path)
+            _delete_sealed(path, made)
             return
         path.unlink()
-        for suffix in _BESIDE_SQLITE:
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        if made.databases:
+            for suffix in _BESIDE_SQLITE:
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _delete_sealed(top: Path, made: Made) -> None:
+    """Delete what was sealed of a folder. What came into it meanwhile stays, with its folders."""
+    for entry in made.entries:
+        path = top / entry.path
+        path.unlink(missing_ok=True)
+        if entry.path in made.databases:
+            for suffix in _BESIDE_SQLITE:
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+    for folder, _, _ in os.walk(top, topdown=False):
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)  # noqa: PTH106 - as os.walk tells it
 
 
 def _take_folder(work: _Work, top: Path) -> None:
@@ -423,3 +437,4 @@ def _back_up(work: _Work, path: Path, relative: str) -> None:
         os.fchmod(opened, 0o444)
     work.made.entries.append(entry)
     work.made.kinds.add("sqlite")
+    work.made.databases.add(relative)
