@@ -90,3 +90,19 @@ def test_a_plug_in_takes_no_name_that_is_taken(monkeypatch: pytest.MonkeyPatch) 
     assert run.invoke(app, ["own"]).output == "ours\n"
     assert run.invoke(app, ["other"]).output == "other\n"
     assert run.invoke(app, ["twice", "fleet"]).output == "theirs\n"
+
+
+def test_plug_ins_of_one_name_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    second = typer.Typer()
+
+    @second.command()
+    def more() -> None:
+        typer.echo("more")
+
+    module(monkeypatch, "a_plugin", app=plugin())
+    module(monkeypatch, "b_plugin", app=second)
+    app = application()
+    plugins.add(app, [point("shared", "b_plugin:app"), point("shared", "a_plugin:app")])
+    run = CliRunner()
+    assert run.invoke(app, ["shared", "fleet"]).output == "theirs\n"
+    assert run.invoke(app, ["shared", "more"]).output == "more\n"

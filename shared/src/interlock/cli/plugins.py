@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 
 import typer
+from typer.models import CommandInfo
 
 from interlock.errors import InterlockError
 
@@ -21,7 +22,8 @@ GROUP = "interlock.commands"
 def add(app: typer.Typer, points: Iterable[EntryPoint] | None = None) -> None:
     """Add them to `app`, by name. `points`: by default what is installed.
 
-    Names that `app` has already stay what they are.
+    Names that `app` has already stay what they are. Of several that go by one name, the first one
+    gains the commands of the others, but for those that it has.
     """
     found = entry_points(group=GROUP) if points is None else points
     taken = {each.name for each in app.registered_groups}
@@ -31,8 +33,9 @@ def add(app: typer.Typer, points: Iterable[EntryPoint] | None = None) -> None:
         for each in app.registered_commands
         if each.callback is not None and not each.name
     }
-    for point in sorted(found, key=lambda point: point.name):
-        if point.name in taken:
+    added: dict[str, typer.Typer] = {}
+    for point in sorted(found, key=lambda point: (point.name, point.value)):
+        if point.name in taken and point.name not in added:
             continue
         taken.add(point.name)
         try:
@@ -40,12 +43,31 @@ def add(app: typer.Typer, points: Iterable[EntryPoint] | None = None) -> None:
         # It is somebody else's code that runs here, and any of its errors is told to whoever
         # asks for the command.
         except Exception as error:  # noqa: BLE001
-            _add_broken(app, point, f"{type(error).__name__}: {error}")
+            if point.name not in added:
+                _add_broken(app, point, f"{type(error).__name__}: {error}")
             continue
         if isinstance(plugin, typer.Typer):
+            if point.name in added:
+                _merge(added[point.name], plugin)
+                continue
+            added[point.name] = plugin
             app.add_typer(plugin, name=point.name)
         else:
             _add_broken(app, point, f"{point.value} is no typer application")
+
+
+def _merge(into: typer.Typer, plugin: typer.Typer) -> None:
+    """Add the commands of a plug-in to another one."""
+    there = {_name(each) for each in into.registered_commands}
+    into.registered_commands += [
+        each for each in plugin.registered_commands if _name(each) not in there
+    ]
+
+
+def _name(command: CommandInfo) -> str | None:
+    if command.name or command.callback is None:
+        return command.name
+    return command.callback.__name__.replace("_", "-")
 
 
 def _add_broken(app: typer.Typer, point: EntryPoint, why: str) -> None:
