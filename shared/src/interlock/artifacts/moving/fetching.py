@@ -145,7 +145,12 @@ class Fetching:
             there = len(wanted)
 
             async def take_in() -> None:
-                here = [each.id for each in coming if each.complete and each.id in wanted]
+                coming_yet = intake.expected
+                here = [
+                    each.id
+                    for each in coming
+                    if each.complete and each.id in wanted and each.id not in coming_yet
+                ]
                 for id in here:
                     self._spent[id].count += intake.received.pop(id, 0)
                 await self._take_in(run, here, wanted, source, carrier.name)

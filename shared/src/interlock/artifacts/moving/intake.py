@@ -31,6 +31,11 @@ class Intake:
         """The artifact whose bytes are next."""
         return self._left[-1][0].id if self._left else None
 
+    @property
+    def expected(self) -> set[str]:
+        """The artifacts of which bytes are still to come, or are being written."""
+        return {each.id for each, _ in tuple(self._left)}
+
     def __call__(self, data: memoryview) -> None:
         """The next bytes, in a thread."""
         with self._turn:
