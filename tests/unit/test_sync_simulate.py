@@ -14,7 +14,7 @@ def test_a_day_ends_as_the_policies_ask(seed: int) -> None:
     assert found.violated == []
     assert found.settled_s is not None
     assert found.short == 0
-    assert found.complete + found.lost + found.drops >= found.artifacts
+    assert found.complete + found.no_room + found.lost + found.drops >= found.artifacts
     assert found.moves > 1_000
     assert found.preempted > 10
     assert found.egress_max <= 2.5

@@ -48,7 +48,8 @@ def sync(
             f"{found.failures:,} transfers failed, {found.drops:,} copies dropped\n"
             f"{found.preempted:,} nodes preempted, {found.silent:,} fell silent; "
             f"{found.lost:,} artifacts lost with them\n"
-            f"in the end {found.complete:,} as their policy asks, {found.short:,} short\n"
+            f"in the end {found.complete:,} as their policy asks, {found.short:,} short, "
+            f"{found.no_room:,} without room where they are wanted\n"
             f"{found.plans:,} plans, {found.plan_p50_s * 1e3:.1f} ms in the middle, "
             f"{found.plan_max_s:.2f} s at most; {found.violations} rules broken\n"
         )

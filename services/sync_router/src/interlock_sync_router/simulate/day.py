@@ -67,7 +67,9 @@ class Report(msgspec.Struct, kw_only=True):
     """Median time from the seal to the loss."""
     complete: int = 0
     short: int = 0
-    """Not as their policy asks in the end."""
+    """Not as their policy asks in the end, although there is a node that could take them."""
+    no_room: int = 0
+    """Not as their policy asks, because every disk that could help is full."""
     settled_s: float | None = None
     """After the last churn, until nothing was left to do. None: it never came to that."""
     egress_p50: float = 0.0
@@ -375,6 +377,23 @@ class Day:
         if len(left) < policy.copies:
             self._violated(f"{move.node} was to drop one of too few copies")
 
+    def _useful(self, about: Artifact, asked: list[str]) -> list[str]:
+        """Nodes that would bring an artifact nearer to what its policy asks."""
+        there = self.copies[about.id]
+        found = [name for name in asked if name not in there]
+        if len(self._safe(about.id)) < POLICIES[about.dataset].copies:
+            found += [
+                name
+                for name, facts in self.nodes.items()
+                if name not in there and not facts.ephemeral
+            ]
+        return found
+
+    def _has_room(self, name: str, about: Artifact) -> bool:
+        facts = self.nodes[name]
+        left = (facts.free_bytes or 0) - about.bytes
+        return left >= (facts.total_bytes or 0) * (1 - facts.high_percent / 100)
+
     def _judge(self) -> None:
         report = self.report
         trainers = [name for name, facts in self.nodes.items() if "trainer" in facts.roles]
@@ -387,8 +406,10 @@ class Day:
             asked = trainers if policy.targets else []
             if len(self._safe(id)) >= policy.copies and all(name in there for name in asked):
                 report.complete += 1
-            else:
+            elif any(self._has_room(name, about) for name in self._useful(about, asked)):
                 report.short += 1
+            else:
+                report.no_room += 1
         for (dataset, config), ids in by_config.items():
             if len(ids) > (POLICIES[dataset].keep_last or 0):
                 self._violated(f"{len(ids)} of {dataset} {config} are kept")
