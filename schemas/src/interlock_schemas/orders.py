@@ -168,6 +168,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is not done by then need not be done: its source will be gone."""
     bytes_per_s: Annotated[float, Meta(gt=0)] | None = None
     """The whole of what the node may take in."""
+    fleet_slots: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    """So many transfers at once in the whole fleet: see `slot_lock`. None: no limit."""
     replicas: Count = 0
     """Of a drop: verified copies that have to stand elsewhere."""
     others: tuple[Name, ...] = ()

@@ -84,6 +84,7 @@ def order_of(
     at: str,
     transports: tuple[Transport, ...] = (),
     bytes_per_s: float | None = None,
+    fleet_slots: int | None = None,
     deadline_at: str | None = None,
 ) -> Order:
     """The order of a move. Where one to the same end stands, it stays the same one."""
@@ -103,6 +104,7 @@ def order_of(
         issued_at=before.order.issued_at if same and before is not None else at,
         deadline_at=deadline_at,
         bytes_per_s=bytes_per_s,
+        fleet_slots=fleet_slots,
         replicas=move.replicas,
         others=move.others,
     )

@@ -273,6 +273,7 @@ class Planning:
             at=at,
             transports=policy.transports,
             bytes_per_s=self._rate(node),
+            fleet_slots=self._settings.sync_fleet_slots,
             deadline_at=_deadline(move, world),
         )
         if issued_at is not None:

@@ -24,8 +24,11 @@ class Settings(ServiceSettings):
     sync_fleet_bytes_per_s: float | None = Field(
         default=None, gt=0, description="The most that all transfers together may move."
     )
-    sync_fleet_slots: int = Field(
-        default=64, ge=1, le=10_000, description="Transfers at once in the whole fleet."
+    sync_fleet_slots: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="Transfers at once in the whole fleet. Default: as many as the nodes take.",
     )
     sync_open_orders: int = Field(
         default=32, ge=1, le=10_000, description="Orders that stand for one node at a time."

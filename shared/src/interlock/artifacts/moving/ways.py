@@ -98,23 +98,28 @@ class Ways:
 
     @contextlib.asynccontextmanager
     async def slot(self, source: Source, first: Order) -> AsyncIterator[None]:
-        """One of the transfers that may leave a source at once."""
-        if source.slots is None:
+        """One of the transfers that may be under way at once: in the fleet, and from a source."""
+        async with contextlib.AsyncExitStack() as stack:
+            for node, slots in ((None, first.fleet_slots), (source.node, source.slots)):
+                if slots is not None:
+                    await stack.enter_async_context(self._one_of(node, slots, first))
             yield
-            return
+
+    @contextlib.asynccontextmanager
+    async def _one_of(self, node: str | None, slots: int, first: Order) -> AsyncIterator[None]:
         while True:
             try:
                 lease = await self._fleet.acquire_lock(
-                    slot_lock(source.node),
+                    slot_lock(node),
                     ttl=_SLOT_LEASE_S,
                     wait=_WAIT_S,
-                    slots=source.slots,
+                    slots=slots,
                     priority=first.priority,
                     note=f"to {self.node}",
                     owner=f"transfer:{self.node}:{first.artifact}",
                 )
             except (LockBusy, LockDeadlock, LockRefused, BusUnavailable) as error:
-                log.info("no slot at a source yet", source=source.node, why=str(error))
+                log.info("no slot yet", source=node or "the fleet", why=str(error))
                 await asyncio.sleep(_PAUSE_S)
             else:
                 break
