@@ -102,3 +102,10 @@ chaos-locks seconds="300": setup
 health: setup
     interlock bench health --json
     interlock simulate fleet --nodes 1000 --hours 24 --json
+
+# Move data beside rsync, through a simulated day, and 2 GB while agents, router and broker are killed
+[group("check")]
+sync: setup
+    interlock bench sync --json
+    interlock simulate sync --nodes 1000 --artifacts 100000 --hours 24 --json
+    pytest -m slow tests/chaos/test_sync.py
