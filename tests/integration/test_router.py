@@ -345,6 +345,7 @@ async def orders_of(bus: Bus, names: list[str]) -> list[Order]:
     ]
 
 
+@pytest.mark.slow
 async def test_a_restarted_router_goes_on_with_a_request(
     bus: Bus, fleet: Fleet, router: RouterProcess, key: str
 ) -> None:

@@ -263,7 +263,7 @@ def chosen(of: tuple[str, ...], facts: NodeFacts) -> bool:
     return any(matches(each, facts) for each in of)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(worlds(), limits)
 def test_nothing_goes_to_a_node_that_must_not_be_given_any(given: World, bounds: Limits) -> None:
     found = plan(given, bounds)
@@ -312,7 +312,7 @@ def test_nothing_goes_to_a_node_that_must_not_be_given_any(given: World, bounds:
     assert all(each.node not in {m.node for m in fetches} for each in found.left_out)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(crowded() | worlds(), limits)
 def test_a_plan_whose_orders_stand_leads_to_an_empty_plan(given: World, bounds: Limits) -> None:
     bounds = msgspec.structs.replace(bounds, moves=10_000)
@@ -325,7 +325,7 @@ def test_a_plan_whose_orders_stand_leads_to_an_empty_plan(given: World, bounds: 
     assert after.withdraw == ()
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(crowded() | worlds(), limits)
 def test_no_drop_leaves_less_than_the_policy_asks_for(given: World, bounds: Limits) -> None:
     found = plan(given, bounds)
@@ -362,7 +362,7 @@ def test_no_drop_leaves_less_than_the_policy_asks_for(given: World, bounds: Limi
         )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(crowded() | worlds(), limits)
 def test_it_comes_to_rest_with_every_copy_that_can_be_had(given: World, bounds: Limits) -> None:
     assume(not given.paused)
@@ -407,7 +407,7 @@ def test_the_same_world_in_another_order_has_the_same_plan(
     assert one.waiting == two.waiting
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(worlds())
 def test_explaining_says_something_of_every_node(given: World) -> None:
     id = next(iter(given.artifacts))

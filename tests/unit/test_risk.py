@@ -7,7 +7,7 @@ from interlock_sync_router.world import World
 from tests.unit.test_planner import NOW, artifact, node, world, worlds
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(worlds())
 def test_the_sums_are_those_of_what_is_at_risk(given: World) -> None:
     sums = risk_of(given)
@@ -22,7 +22,7 @@ def test_the_sums_are_those_of_what_is_at_risk(given: World) -> None:
         )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(worlds())
 def test_what_another_safe_node_has_is_not_at_risk_and_all_else_is(given: World) -> None:
     for name in given.nodes:
