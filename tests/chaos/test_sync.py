@@ -152,7 +152,7 @@ async def test_mixed_data_reaches_every_node_while_things_are_killed(
     own_up: Up, tmp_path: Path
 ) -> None:
     await move_under_faults(
-        own_up, tmp_path, big_bytes=48 * MIB, files=300, seconds=12, timeout_s=90
+        own_up, tmp_path, big_bytes=48 * MIB, files=300, seconds=9, timeout_s=90
     )
 
 

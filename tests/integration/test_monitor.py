@@ -357,6 +357,7 @@ async def test_fifty_kills_and_fifty_freezes(tmp_path: Path) -> None:
     print(json.dumps({"p50": times[24], "p99": times[49], "kills": len(times)}))
 
 
+@pytest.mark.slow
 async def test_a_second_monitor_stands_by_and_goes_on(tmp_path: Path) -> None:
     up = HealthUp(tmp_path / "state")
     up.start()
@@ -406,6 +407,7 @@ async def test_a_second_monitor_stands_by_and_goes_on(tmp_path: Path) -> None:
         up.stop()
 
 
+@pytest.mark.slow
 async def test_a_monitor_whose_network_is_cut_blames_nobody(tmp_path: Path) -> None:
     up = HealthUp(tmp_path / "state")
     # The monitor of its own reaches the broker through a proxy; the other one is not run.
