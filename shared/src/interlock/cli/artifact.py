@@ -102,6 +102,7 @@ async def _add(
 ) -> tuple[list["Artifact"], dict[str, str], bool]:
     """What was sealed, what was not and why, and whether the fleet knows of it."""
     from interlock.artifacts.errors import ArtifactError
+    from interlock.artifacts.segments import LARGEST_SEGMENT_BYTES
     from interlock.bus import connected
     from interlock.cli.meter import Meter
 
@@ -126,9 +127,14 @@ async def _add(
                         await artifacts.add(path, **described, move=move, progress=meter.add)
                     )
                     continue
+                began = path.stat().st_mtime_ns if path.exists() else 0
                 while (segment := await artifacts.add_log(path, **described)) is not None:
                     found.append(segment)
                     meter.add(segment.bytes)
+                    written = path.exists() and path.stat().st_mtime_ns != began
+                    if written and segment.bytes < LARGEST_SEGMENT_BYTES // 2:
+                        # It is being written to: what comes now is left to the next time.
+                        break
             except ArtifactError as error:
                 failed[str(path)] = str(error)
     if not found:
