@@ -28,8 +28,11 @@ LONGEST_S: Final = 7 * 86_400.0
 _ANSWER_S: Final = 5.0
 #: A router that is being started again is waited for, seconds.
 _PATIENCE_S: Final = 5.0
-_FIRST_POLL_S: Final = 0.05
-_LONGEST_POLL_S: Final = 1.0
+#: How it goes is asked again after a twentieth of the time that it took so far, and after some
+#: times as long as the last answer took, so that a router that is busy is asked less; within these.
+_POLL_S: Final = (0.03, 1.0)
+_POLL_SHARE: Final = 0.05
+_POLL_ANSWERS: Final = 4.0
 _TOLD_S: Final = 30.0
 
 
@@ -71,13 +74,14 @@ async def sync(
     if not 0 < timeout_s <= LONGEST_S:
         raise ArtifactError(f"a timeout is above 0 and at most {LONGEST_S:g} seconds")
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + timeout_s
+    began = loop.time()
+    deadline = began + timeout_s
     await _be_told(fleet, request, min(timeout_s, _TOLD_S))
     report = await _ask(fleet, request, max(1e-3, deadline - loop.time()))
     # The router counts from when it was asked, and is to be the one that says how it ended.
     deadline = max(deadline, loop.time())
     told: SyncReport | None = None
-    pause_s = _FIRST_POLL_S
+    answer_s = 0.0
     while True:
         if on_progress is not None and report != told:
             on_progress(report)
@@ -87,9 +91,16 @@ async def sync(
         left_s = deadline - loop.time()
         if left_s <= 0:
             return msgspec.structs.replace(report, timed_out=True)
-        await asyncio.sleep(min(pause_s, left_s))
-        pause_s = min(_LONGEST_POLL_S, pause_s * 1.5)
+        await asyncio.sleep(min(_pause_s(loop.time() - began, answer_s), left_s))
+        asked = loop.time()
         report = await _look(fleet, request, report, deadline)
+        answer_s = loop.time() - asked
+
+
+def _pause_s(since_s: float, answer_s: float) -> float:
+    """How long to wait until it is asked again."""
+    shortest_s, longest_s = _POLL_S
+    return max(shortest_s, min(longest_s, max(since_s * _POLL_SHARE, answer_s * _POLL_ANSWERS)))
 
 
 async def _look(

@@ -125,6 +125,7 @@ class _Run:
 
     async def ours(self, times: _Times, about: Artifact, targets: tuple[str, ...]) -> None:
         """Move an artifact by request; add how long that took."""
+        await _settled()
         cpu, begin = _machine_cpu_s(), time.perf_counter()
         report = await self.stage.fleet.sync(
             about.dataset, artifacts=[about.id], targets=targets, priority="high", timeout=600
@@ -135,13 +136,19 @@ class _Run:
         times.seconds.append(took)
         times.cpu_s.append(_machine_cpu_s() - cpu)
 
-    async def theirs(self, times: _Times, source: Path, ciphers: str | None) -> None:
-        target = self.stage.folder / "theirs"
+    async def theirs(
+        self, times: _Times, source: Path, ciphers: str | None = None, *, keep: bool = False
+    ) -> None:
+        """Have rsync fetch it. `keep`: it is deleted with all else, as what follows has to be timed
+        at once, and ext4 is slow to make files where many were deleted less than a minute ago."""
+        target = self.stage.folder / f"theirs-{len(times.seconds)}"
+        await _settled()
         cpu = _machine_cpu_s()
         took = await peers.rsync(self.stage.sshd, source, target, ciphers=ciphers)
         times.seconds.append(took)
         times.cpu_s.append(_machine_cpu_s() - cpu)
-        await asyncio.to_thread(shutil.rmtree, target)
+        if not keep:
+            await asyncio.to_thread(shutil.rmtree, target)
 
     async def big_file(self) -> None:
         size = self.size.big_bytes
@@ -156,7 +163,7 @@ class _Run:
                 await self.ours(_Times("", size), about, ("node:peer-1",))
                 continue
             self.say(f"one file of {size // _MIB} MiB, {number} of {self.size.runs}")
-            await self.theirs(plain, path, None)
+            await self.theirs(plain, path)
             await self.ours(ours, about, ("node:peer-1",))
             await self.theirs(same, path, _CIPHERS)
         self.ratios["big_file_vs_rsync"] = _ratio(plain, ours)
@@ -168,21 +175,20 @@ class _Run:
         size = count * each
         ours, plain = self.times("small_files", size), self.times("small_files_rsync", size)
         slow = self.times("small_files_sftp", size)
-        path = self.stage.folder / "small"
         for number in range(self.size.runs + 1):
+            path = self.stage.folder / f"small-{number}"
             names = await asyncio.to_thread(_random_files, path, count, each)
             about = await self.seal(path, "bench-small")
             if number == 0:
                 await self.ours(_Times("", size), about, ("node:peer-1",))
-            else:
-                self.say(f"{count:,} files of {each} B, {number} of {self.size.runs}")
-                await self.theirs(plain, path, None)
-                await self.ours(ours, about, ("node:peer-1",))
-                if number == 1:
-                    target = self.stage.folder / "sftp"
-                    slow.seconds.append(await peers.sftp(self.stage.sshd, path, target, names))
-                    await asyncio.to_thread(shutil.rmtree, target)
-            await asyncio.to_thread(shutil.rmtree, path)
+                continue
+            self.say(f"{count:,} files of {each} B, {number} of {self.size.runs}")
+            await self.theirs(plain, path, keep=True)
+            await self.ours(ours, about, ("node:peer-1",))
+            if number == self.size.runs:
+                target = self.stage.folder / "sftp"
+                await _settled()
+                slow.seconds.append(await peers.sftp(self.stage.sshd, path, target, names))
         self.ratios["small_files_vs_rsync"] = _ratio(plain, ours)
         self.ratios["small_files_vs_sftp"] = _ratio(slow, ours)
 
@@ -263,6 +269,11 @@ def _random_file(path: Path, size: int) -> None:
     with path.open("wb") as file:
         for _ in range(size // _MIB):
             file.write(os.urandom(_MIB))
+
+
+async def _settled() -> None:
+    """Nothing that was written before is still on its way to the disk."""
+    await asyncio.to_thread(os.sync)
 
 
 def _random_files(folder: Path, count: int, size: int) -> list[str]:
