@@ -10,20 +10,28 @@ import fcntl
 import os
 import shutil
 import stat
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-__all__ = ["Folders", "flush_all", "hold", "open_file", "remove", "sync_folder", "walk"]
+__all__ = ["Folders", "flush_all", "hold", "open_file", "remove", "spread", "sync_folder", "walk"]
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_OPEN: Final = 64
+
+# <linux/fs.h>: the two requests, and what `chattr +T` sets.
+_GET_FLAGS: Final = 0x80086601
+_SET_FLAGS: Final = 0x40086602
+_TOP_OF_TREES: Final = 0x00020000
 
 
 class Folders:
     """The folders below one, by descriptor; made on the way where `make` says so."""
 
     def __init__(self, top: Path, *, make: bool) -> None:
+        self.top = top
+        """The folder that all are below."""
         self._top = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._make = make
         self._open: dict[str, int] = {}
@@ -100,6 +108,26 @@ def flush_all(folder: Path) -> None:
         elif syncfs(opened) != 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number), str(folder))
+    finally:
+        os.close(opened)
+
+
+def spread(folder: Path) -> None:
+    """Have the folders in this one be put apart on the disk, where the file system knows of that.
+
+    ext4 gives no inode anew for some minutes after its file was deleted, and looks at each such one
+    for every file that is made near it: without this, ten thousand files take ten times as long
+    where as many were deleted shortly before.
+    """
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # Other file systems refuse it, and do not need it.
+        with contextlib.suppress(OSError):
+            flags = bytearray(struct.calcsize("L"))
+            fcntl.ioctl(opened, _GET_FLAGS, flags)
+            (found,) = struct.unpack("L", flags)
+            if not found & _TOP_OF_TREES:
+                fcntl.ioctl(opened, _SET_FLAGS, struct.pack("L", found | _TOP_OF_TREES))
     finally:
         os.close(opened)
 

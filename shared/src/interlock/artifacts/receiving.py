@@ -11,8 +11,10 @@ import errno
 import hashlib
 import os
 import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -33,6 +35,13 @@ LOCK: Final = "lock"
 #: The journal is written after so many bytes.
 _NOTED_BYTES: Final = CHUNK_BYTES
 _READ_BYTES: Final = 1024 * 1024
+#: So many small files at once are written by two threads.
+_SHARED_FILES: Final = 16
+
+#: A file, and all of its bytes.
+_Small: TypeAlias = tuple[FileEntry, memoryview]
+#: How many files were written, and what stopped it.
+_Done: TypeAlias = tuple[int, OSError | TransferFailed | None]
 
 _CODES: Final[dict[int, FailureCode]] = {
     errno.ENOSPC: "no_space",
@@ -50,6 +59,21 @@ def failed(error: OSError, doing: str) -> TransferFailed:
     """What it means for a transfer that the disk refused."""
     code = _CODES.get(error.errno or 0, "io")
     return TransferFailed(code, f"{doing}: {error.strerror or error}")
+
+
+class _Helper:
+    """A thread that writes whole files, at the same time as whoever has it do so."""
+
+    def __init__(self, top: Path) -> None:
+        self._folders = files.Folders(top, make=True)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="write")
+
+    def begin(self, jobs: Sequence[_Small]) -> Future[_Done]:
+        return self._executor.submit(_write_small, self._folders, jobs)
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self._folders.close()
 
 
 class Receiving:
@@ -73,11 +97,16 @@ class Receiving:
         self._next = 0
         self._since_noted = 0
         self._notes: list[str] = []
+        self._helper: _Helper | None = None
         top = folder / ARTIFACT / layout.FILES
-        top.mkdir(exist_ok=True)
+        try:
+            top.mkdir()
+            is_new = True
+        except FileExistsError:
+            is_new = False
         self._folders = files.Folders(top, make=True)
         try:
-            self.have = _found(folder, found)
+            self.have = {} if is_new else _found(folder, found)
             self._index = {entry.path: n for n, entry in enumerate(found.files)}
             self._entries = {entry.path: entry for entry in found.files}
             self._journal = _open_journal(folder, self.have, self._index)
@@ -98,6 +127,15 @@ class Receiving:
     def complete(self) -> bool:
         """Whether all of it is here and verified."""
         return self._next == len(self.missing)
+
+    def owns(self, folder: Path) -> bool:
+        """Whether this is what takes an artifact in there, at this moment."""
+        try:
+            there = (folder / LOCK).stat()
+            with self._turn:
+                return not self._closed and os.path.samestat(there, os.fstat(self._lock))
+        except OSError:
+            return False
 
     def write(self, data: memoryview) -> None:
         """The next bytes of `missing`. Raises TransferFailed; what is verified by then is kept."""
@@ -122,6 +160,8 @@ class Receiving:
             with contextlib.suppress(OSError):
                 self._note_all()
             self._close_file()
+            if self._helper is not None:
+                self._helper.close()
             self._folders.close()
             os.close(self._journal)
             os.close(self._lock)
@@ -131,20 +171,9 @@ class Receiving:
             if entry.size == 0 and entry.path not in self.have:
                 if entry.sha256 != hashlib.sha256().hexdigest():
                     raise TransferFailed("damaged", f"{entry.path!r} is empty, its digest is not")
-                os.close(self._create(entry))
+                os.close(_create(self._folders, entry))
                 self.have[entry.path] = 0
                 self._notes.append(f"{number} 0\n")
-
-    def _create(self, entry: FileEntry) -> int:
-        folder, name = self._folders.of(entry.path)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        mode = 0o555 if entry.executable else 0o444
-        try:
-            return os.open(name, flags, mode, dir_fd=folder)
-        except FileExistsError:
-            # Left half-written by an attempt before.
-            os.unlink(name, dir_fd=folder)
-            return os.open(name, flags, mode, dir_fd=folder)
 
     def _reopen(self, entry: FileEntry, offset: int) -> int:
         folder, name = self._folders.of(entry.path)
@@ -167,19 +196,9 @@ class Receiving:
             piece = self.missing[self._next]
             entry = self._entries[piece.path]
             if self._file < 0:
-                if piece.whole and not entry.chunks and len(data) >= entry.size:
-                    # The whole of a small file is at hand.
-                    part = data[: entry.size]
-                    self._check(entry, 0, hashlib.sha256(part).hexdigest())
-                    opened = self._create(entry)
-                    try:
-                        _write_all(opened, part)
-                    finally:
-                        os.close(opened)
-                    self._count(entry.size)
-                    self._have(piece.path, entry.size)
-                    self._next += 1
-                    data = data[entry.size :]
+                small = self._at_hand(data)
+                if small:
+                    data = data[self._take_in(small) :]
                     continue
                 self._begin(piece, entry)
             part = data[: self._unit_end - self._at]
@@ -191,9 +210,47 @@ class Receiving:
             if self._at == self._unit_end:
                 self._end_unit(piece, entry)
 
+    def _at_hand(self, data: memoryview) -> list[_Small]:
+        """The next files, as far as they are small and all of their bytes are there."""
+        found: list[_Small] = []
+        at, count = 0, len(data)
+        for place in range(self._next, len(self.missing)):
+            piece = self.missing[place]
+            end = at + piece.length
+            if end > count or not piece.whole:
+                break
+            entry = self._entries[piece.path]
+            if entry.chunks:
+                break
+            found.append((entry, data[at:end]))
+            at = end
+        return found
+
+    def _take_in(self, small: list[_Small]) -> int:
+        """Write whole files, many of them in two threads; the bytes of them. Raises what either
+        did; what was verified before that counts."""
+        half = len(small) // 2 if len(small) >= _SHARED_FILES else 0
+        if half:
+            if self._helper is None:
+                self._helper = _Helper(self._folders.top)
+            others = self._helper.begin(small[half:])
+            parts = [_write_small(self._folders, small[:half]), others.result()]
+        else:
+            parts = [_write_small(self._folders, small)]
+        done = 0
+        for count, error in parts:
+            for entry, _ in small[done : done + count]:
+                self._count(entry.size)
+                self._have(entry.path, entry.size)
+                self._next += 1
+            done += count
+            if error is not None:
+                raise error
+        return sum(entry.size for entry, _ in small)
+
     def _begin(self, piece: Piece, entry: FileEntry) -> None:
         offset = self.have.get(piece.path, 0)
-        self._file = self._reopen(entry, offset) if offset else self._create(entry)
+        self._file = self._reopen(entry, offset) if offset else _create(self._folders, entry)
         self._at = offset
         self._begin_unit(entry)
 
@@ -202,7 +259,7 @@ class Receiving:
         self._unit_end = min(entry.size, self._at + CHUNK_BYTES)
 
     def _end_unit(self, piece: Piece, entry: FileEntry) -> None:
-        self._check(entry, self.have.get(piece.path, 0), self._hash.hexdigest())
+        _check(entry, self.have.get(piece.path, 0), self._hash.hexdigest())
         self._have(piece.path, self._at)
         if self._at < entry.size:
             self._begin_unit(entry)
@@ -211,15 +268,6 @@ class Receiving:
         self._next += 1
         if self.complete:
             self._note_all()
-
-    def _check(self, entry: FileEntry, offset: int, digest: str) -> None:
-        wanted = entry.chunks[offset // CHUNK_BYTES] if entry.chunks else entry.sha256
-        if digest != wanted:
-            raise TransferFailed(
-                "damaged",
-                f"{entry.path!r} did not arrive as it was sealed: from byte {offset:,} on its "
-                "digest is another. Nothing of it is used",
-            )
 
     def _fail(self) -> None:
         """Take no more: what is missing now is not what the pieces of this run say."""
@@ -248,6 +296,43 @@ class Receiving:
         if self._notes:
             notes, self._notes = self._notes, []
             _write_all(self._journal, memoryview("".join(notes).encode()))
+
+
+def _create(folders: files.Folders, entry: FileEntry) -> int:
+    folder, name = folders.of(entry.path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    mode = 0o555 if entry.executable else 0o444
+    try:
+        return os.open(name, flags, mode, dir_fd=folder)
+    except FileExistsError:
+        # Left half-written by an attempt before.
+        os.unlink(name, dir_fd=folder)
+        return os.open(name, flags, mode, dir_fd=folder)
+
+
+def _check(entry: FileEntry, offset: int, digest: str) -> None:
+    wanted = entry.chunks[offset // CHUNK_BYTES] if entry.chunks else entry.sha256
+    if digest != wanted:
+        raise TransferFailed(
+            "damaged",
+            f"{entry.path!r} did not arrive as it was sealed: from byte {offset:,} on its "
+            "digest is another. Nothing of it is used",
+        )
+
+
+def _write_small(folders: files.Folders, jobs: Sequence[_Small]) -> _Done:
+    """Check and write whole files."""
+    for done, (entry, data) in enumerate(jobs):
+        try:
+            _check(entry, 0, hashlib.sha256(data).hexdigest())
+            opened = _create(folders, entry)
+            try:
+                _write_all(opened, data)
+            finally:
+                os.close(opened)
+        except (OSError, TransferFailed) as error:
+            return done, error
+    return len(jobs), None
 
 
 def _write_all(opened: int, data: memoryview) -> None:

@@ -76,6 +76,8 @@ class LocalStore:
                     (self.root / folder).mkdir(parents=True, exist_ok=True)
                 elif not (self.root / folder).is_dir():
                     raise ArtifactError(f"{self.root} is no store: is the right disk mounted?")
+            if create:
+                files.spread(self.root / layout.STAGING)
             self.fence = FileFence(self.root / layout.FENCE, create=create)
         except OSError as error:
             raise ArtifactError(
@@ -235,12 +237,7 @@ class LocalStore:
                 self._finish(id, staging)
                 return
             inner = staging / ARTIFACT
-            try:
-                data = (inner / layout.MANIFEST).read_bytes()
-                complete = is_complete(staging, data)
-            except (FileNotFoundError, msgspec.DecodeError):
-                complete = False
-            if not complete:
+            if not self._is_complete(id, staging):
                 raise TransferFailed("damaged", f"artifact {id[:12]} is not complete: fetch it")
             if not flushed:
                 self.flush()
@@ -257,6 +254,16 @@ class LocalStore:
             raise TransferFailed("io", str(error)) from error
         except OSError as error:
             raise failed(error, f"artifact {id[:12]} cannot be committed") from error
+
+    def _is_complete(self, id: str, staging: Path) -> bool:
+        with self._guard:
+            receiving = self._taking.get(id)
+        if receiving is not None and receiving.owns(staging):
+            return receiving.complete
+        try:
+            return is_complete(staging, (staging / ARTIFACT / layout.MANIFEST).read_bytes())
+        except (FileNotFoundError, msgspec.DecodeError):
+            return False
 
     def _finish(self, id: str, staging: Path) -> None:
         with self._guard:

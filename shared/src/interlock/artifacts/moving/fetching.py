@@ -175,11 +175,15 @@ class Fetching:
                     return _tried("io", text, source, carrier.name)
                 return None
             guilty = intake.current
-            if intake.refused is not None and guilty is not None:
-                ours = intake.refused.code != "damaged"
+            refused = intake.refused
+            if refused is not None and refused.code == "damaged" and error.code != "damaged":
+                # The bytes did not fit, and the carrier found out why.
+                refused = None
+            if refused is not None and guilty is not None:
+                ours = refused.code != "damaged"
                 failure = _tried(
-                    intake.refused.code,
-                    str(intake.refused),
+                    refused.code,
+                    str(refused),
                     None if ours else source,
                     carrier.name,
                 )

@@ -14,6 +14,7 @@ from interlock.artifacts.transports import pipes, remote, threads
 from interlock.artifacts.transports.base import Pace, Peer, Piece, Sink
 from interlock.artifacts.transports.feed import Feed
 from interlock.artifacts.transports.openssh import SSH, OpenSsh, Session, connection_failed
+from interlock.artifacts.transports.packed import Unpacker
 from interlock.artifacts.transports.remote import Trip
 from interlock.artifacts.transports.ssh_options import SshOptions, access_of, why_not
 from interlock_schemas.artifacts import LARGEST_MANIFEST_BYTES, Transport
@@ -37,22 +38,24 @@ class _Unpaced:
 
 
 class _Counted:
-    """Passes on as many bytes as were asked for, and knows when there are more."""
+    """Passes on the content of as many bytes as were asked for, and knows when there are more."""
 
-    def __init__(self, length: int, sink: Sink, pace: Pace) -> None:
-        self.left = length
+    def __init__(self, trip: Trip, sink: Sink) -> None:
+        self.left = trip.length or LARGEST_MANIFEST_BYTES
         self.count = 0
         self._sink = sink
-        self._pace = pace
+        self._unpacker = Unpacker(each.length for each in trip.pieces) if trip.packed else None
 
-    def take(self, data: memoryview, cancel: threads.Cancel) -> None:
+    def take(self, data: memoryview) -> None:
+        """The next bytes that came."""
+        if self._unpacker is not None:
+            data = self._unpacker.feed(data)
         if len(data) > self.left:
             raise _too_long()
-        self._pace.take(len(data), cancel.event)
-        cancel.check()
-        self._sink(data)
-        self.left -= len(data)
-        self.count += len(data)
+        if data:
+            self._sink(data)
+            self.left -= len(data)
+            self.count += len(data)
 
 
 class ExecCarrier:
@@ -92,13 +95,13 @@ class ExecCarrier:
             try:
                 await self._carry(peer, trip, sink, pace)
             except TransferFailed as error:
-                if error.code != "damaged":
+                if error.code not in ("damaged", "source_gone"):
                     raise
                 # Bytes that are missing have all that follow at the wrong place.
-                short = await self._short(peer, trip)
-                if short is None:
+                why = await self._look(peer, trip)
+                if why is None:
                     raise
-                raise short from error
+                raise why from error
 
     async def close(self) -> None:
         """See `Carrier`."""
@@ -122,11 +125,11 @@ class ExecCarrier:
             return
         for last in (False, True):
             async with self.ssh.session(access) as session:
-                counted = _Counted(trip.length or LARGEST_MANIFEST_BYTES, sink, pace)
+                counted = _Counted(trip, sink)
                 try:
                     await threads.in_thread(
                         lambda cancel, session=session, counted=counted: self._run(  # type: ignore[misc]
-                            session, access, trip, counted, where, cancel
+                            session, access, trip, counted, pace, where, cancel
                         )
                     )
                 except TransferFailed as error:
@@ -144,13 +147,19 @@ class ExecCarrier:
         access: SshAccess,
         trip: Trip,
         counted: _Counted,
+        pace: Pace,
         where: str,
         cancel: threads.Cancel,
     ) -> None:
+        def take(data: memoryview) -> None:
+            pace.take(len(data), cancel.event)
+            cancel.check()
+            counted.take(data)
+
         ended = pipes.run(
             session.argv(trip.command),
             stdin=trip.stdin,
-            take=lambda data: counted.take(data, cancel),
+            take=take,
             cancel=cancel,
             silence_s=self._options.silence_s,
         )
@@ -170,12 +179,14 @@ class ExecCarrier:
         await self._carry(peer, trip, lambda data: parts.append(bytes(data)), _Unpaced())
         return b"".join(parts)
 
-    async def _short(self, peer: Peer, trip: Trip) -> TransferFailed | None:
-        """Whether a file there is not as long as it should be."""
+    async def _look(self, peer: Peer, trip: Trip) -> TransferFailed | None:
+        """What is wrong with a file there: it is missing, unreadable, or of another length."""
         try:
             text = await self._text(peer, remote.sizes_trip(peer.source.root, trip.pieces))
             sizes = [int(line) for line in text.split()]
-        except (TransferFailed, ValueError):
+        except TransferFailed as error:
+            return error if error.code in ("source_gone", "denied") else None
+        except ValueError:
             return None
         if len(sizes) != len(trip.pieces):
             return None
@@ -216,7 +227,7 @@ class _AsyncRunner:
 
         from interlock.artifacts.transports.asyncssh_links import broken
 
-        left = trip.length or LARGEST_MANIFEST_BYTES
+        counted = _Counted(trip, sink)
         code: int | None = None
         said = b""
         async with self._links.session(access) as connection:
@@ -226,15 +237,12 @@ class _AsyncRunner:
                 sending = asyncio.create_task(_send(process.stdin, trip.stdin))
                 hearing = asyncio.create_task(process.stderr.read())
                 try:
-                    async with Feed(sink, pace) as feed:
+                    async with Feed(counted.take, pace) as feed:
                         while True:
                             async with asyncio.timeout(self._silence_s):
                                 data = await process.stdout.read(_PART_BYTES)
                             if not data:
                                 break
-                            if len(data) > left:
-                                raise _too_long()
-                            left -= len(data)
                             await feed.put(data)
                     async with asyncio.timeout(self._silence_s):
                         said = await hearing
@@ -253,7 +261,7 @@ class _AsyncRunner:
                 ) from None
             except (OSError, asyncssh.Error) as error:
                 raise broken(access, error) from error
-            if trip.length and not left:
+            if trip.length and not counted.left:
                 return
             if connection.is_closed() or code is None:
                 raise TransferFailed("unreachable", f"{access.host}: the connection broke")
@@ -262,7 +270,7 @@ class _AsyncRunner:
         if known is not None:
             raise known
         if trip.length or code:
-            raise _too_short(where, left if trip.length else 0, code, text)
+            raise _too_short(where, counted.left if trip.length else 0, code, text)
 
 
 async def _send(writer: "asyncssh.SSHWriter[bytes]", stdin: bytes) -> None:

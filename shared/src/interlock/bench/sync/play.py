@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from interlock.artifacts import files
 from interlock.artifacts.sealing import seal
 from interlock.artifacts.store import LocalStore
 from interlock.bench import machine, stats
@@ -240,6 +241,8 @@ async def play(size: Size, say: Say, *, parent: Path | None = None) -> SyncBench
         raise InterlockError("rsync and ssh are needed to compare with: apt-get install rsync")
     with scratch(parent) as made:
         folder = Path(made)
+        # Neither side is to be slow because of what a run before has deleted.
+        files.spread(folder)
         found = machine.examine(folder, find_server().version_text)
         nodes = [ORIGIN, *(f"peer-{number + 1}" for number in range(size.fan_out_nodes))]
         async with staged(folder, nodes) as stage:
