@@ -171,7 +171,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class Read(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Bytes of an artifact, asked of the node that has it. The answer's first byte says what it is:
-    0, the bytes follow; 1, why not follows as text: a failure code, a colon, and words."""
+    0, the bytes follow; 1, why not follows as text: a failure code, a colon, and words; 2, the
+    bytes follow as a zlib stream (RFC 1950), which only who asked with `deflate` gets."""
 
     id: Digest
     path: str | None = None
@@ -182,6 +183,8 @@ class Read(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     more: tuple[Part, ...] = ()
     """Whose bytes are to follow in the same answer, up to `LARGEST_READ_BYTES` in all: many small
     files are one question. One that is shorter than asked makes the whole answer a problem."""
+    deflate: bool = False
+    """Whether the answer may be compressed, if that pays."""
 
 
 def artifact_key(id: str) -> str:

@@ -30,8 +30,8 @@ _ANSWER_S: Final = 5.0
 _PATIENCE_S: Final = 5.0
 #: How it goes is asked again after a twentieth of the time that it took so far, and after some
 #: times as long as the last answer took, so that a router that is busy is asked less; within these.
-_POLL_S: Final = (0.03, 1.0)
-_POLL_SHARE: Final = 0.05
+_POLL_S: Final = (0.02, 1.0)
+_POLL_SHARE: Final = 0.03
 _POLL_ANSWERS: Final = 4.0
 _TOLD_S: Final = 30.0
 

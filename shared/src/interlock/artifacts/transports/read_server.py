@@ -1,13 +1,16 @@
 """Answers who asks for bytes of artifacts through the broker.
 
 Requests are read in a few threads and answered no faster than allowed. What cannot be answered in
-time is dropped: whoever asked asks again.
+time is dropped: whoever asked asks again. Bytes go compressed where a sample of them says that it
+pays: what passes the broker burdens all others.
 """
 
 import asyncio
 import contextlib
 import threading
 import time
+import zlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
@@ -19,7 +22,7 @@ from interlock.artifacts.transports.base import Pace
 from interlock.bus import Bus
 from interlock_schemas.artifacts import LARGEST_READ_BYTES, Part, Read, read_subject
 
-__all__ = ["ReadServer", "Readable"]
+__all__ = ["ReadServer", "Readable", "answer_of"]
 
 _THREADS: Final = 4
 #: Requests that may wait for a thread.
@@ -30,6 +33,11 @@ _STALE_S: Final = 10.0
 _UNSENT_BYTES: Final = 8 * 1024 * 1024
 _UNSENT_POLL_S: Final = 0.005
 _HEADROOM_BYTES: Final = 512
+#: So much out of the middle is compressed to see whether it pays, bytes.
+_SAMPLE_BYTES: Final = 16 * 1024
+#: It does where a sample gets smaller than this share of itself.
+_PAYS: Final = 0.75
+_QUICKEST: Final = 1
 
 _decoder = msgspec.json.Decoder(Read)
 
@@ -116,7 +124,7 @@ class ReadServer:
         length = min(read.length, most)
         data = self._store.read(read.id, read.path, read.offset, length)
         if not read.more:
-            return b"\0" + data
+            return answer_of((data,), deflate=read.deflate)
         if sum(part.length for part in read.more) + read.length > most:
             raise TransferFailed("io", f"more than {most:,} bytes were asked for at once")
         first = Part(id=read.id, path=read.path or "", offset=read.offset, length=read.length)
@@ -129,7 +137,21 @@ class ReadServer:
                 raise TransferFailed(
                     "source_gone", f"{part.path!r:.200} of {part.id} is shorter than it should be"
                 )
-        return b"".join((b"\0", *parts))
+        return answer_of(parts, deflate=read.deflate)
+
+
+def answer_of(parts: Sequence[bytes], *, deflate: bool) -> bytes:
+    """The answer that has these bytes, compressed where that may be and pays. Pure."""
+    answer = b"".join((b"\0", *parts))
+    if not deflate or len(answer) < 2 * _SAMPLE_BYTES:
+        return answer
+    middle = len(answer) // 2
+    sample = answer[middle : middle + _SAMPLE_BYTES]
+    if len(zlib.compress(sample, _QUICKEST)) >= _PAYS * len(sample):
+        return answer
+    packed = b"\2" + zlib.compress(memoryview(answer)[1:], _QUICKEST)
+    # The sample may have been the only part that gets smaller.
+    return packed if len(packed) < len(answer) else answer
 
 
 def _problem(error: Exception) -> bytes:

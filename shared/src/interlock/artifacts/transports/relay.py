@@ -7,6 +7,7 @@ answer is asked again. `interlock.artifacts.transports.read_server` answers.
 
 import asyncio
 import time
+import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Final, get_args
@@ -21,6 +22,7 @@ from interlock.bus import Bus
 from interlock.errors import BusUnavailable, NobodyThere
 from interlock_schemas.artifacts import (
     LARGEST_MANIFEST_BYTES,
+    LARGEST_READ_BYTES,
     Part,
     Read,
     Transport,
@@ -82,6 +84,7 @@ def _question(parts: list[Part]) -> Read:
         offset=first.offset,
         length=first.length,
         more=tuple(parts[1:]),
+        deflate=True,
     )
 
 
@@ -112,7 +115,7 @@ class RelayCarrier:
         size = 0
         while True:
             length = self._answer_bytes()
-            part = await talk.ask(Read(id=id, offset=size, length=length))
+            part = await talk.ask(Read(id=id, offset=size, length=length, deflate=True))
             parts.append(part)
             size += len(part)
             if size > LARGEST_MANIFEST_BYTES:
@@ -219,9 +222,23 @@ class _Talk:
             return _content(reply.data, self._node)
 
 
+def _inflated(data: memoryview, node: str) -> bytes:
+    stream = zlib.decompressobj()
+    try:
+        # No answer has more, whatever it claims to be.
+        found = stream.decompress(data, LARGEST_READ_BYTES)
+    except zlib.error as error:
+        raise TransferFailed("io", f"{node} sent what cannot be decompressed: {error}") from error
+    if not stream.eof:
+        raise TransferFailed("io", f"{node} sent a part of an answer, or more than was asked for")
+    return found
+
+
 def _content(data: bytes, node: str) -> memoryview:
     if data[:1] == b"\0":
         return memoryview(data)[1:]
+    if data[:1] == b"\2":
+        return memoryview(_inflated(memoryview(data)[1:], node))
     if data[:1] == b"\1":
         code, _, words = data[1:].decode(errors="replace").partition(":")
         if code in _CODES:
